@@ -1,0 +1,135 @@
+"""Checks of arguments, made before any compute.
+
+Each raises an error that names the argument, its value and the remedy. Values
+that are traced (`optax.inject_hyperparams` traces numbers) pass unchecked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+
+def is_traced(value: Any) -> bool:
+  """Whether `value` is known only when the program runs."""
+  return isinstance(value, jax.core.Tracer)
+
+
+def check_integer(name: str, value: Any, *, minimum: int) -> None:
+  """Raises unless `value` is a Python or NumPy integer >= `minimum`."""
+  if is_traced(value):
+    raise ValueError(
+        f'{name} must be a concrete integer, got the traced value {value}. It '
+        f'sets shapes: under optax.inject_hyperparams, list {name!r} in '
+        'static_args.'
+    )
+  try:
+    is_valid = not isinstance(value, bool) and operator.index(value) >= minimum
+  except TypeError:
+    is_valid = False
+  if not is_valid:
+    raise ValueError(
+        f'{name} must be an integer of at least {minimum}, got {value!r}.'
+    )
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    minimum: float | None = None,
+    integer: bool = False,
+) -> None:
+  """Raises unless `value` is traced, or a finite number within the bounds."""
+  if is_traced(value):
+    return
+  kind = 'an integer' if integer else 'a finite number'
+  bound = f' above {above:g}' if above is not None else f' >= {minimum:g}'
+  array = np.asarray(value)
+  is_valid = (
+      array.shape == ()
+      and np.issubdtype(array.dtype, np.integer if integer else np.number)
+      and not np.iscomplexobj(array)
+      and bool(np.isfinite(array))
+      and (above is None or array > above)
+      and (minimum is None or array >= minimum)
+  )
+  if not is_valid:
+    raise ValueError(f'{name} must be {kind}{bound}, got {value!r}.')
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+  """Raises unless `value` is one of `choices`."""
+  if value not in choices:
+    expected = ' or '.join(repr(choice) for choice in choices)
+    raise ValueError(f'{name} must be {expected}, got {value!r}.')
+
+
+def check_real_scalar(name: str, value: Any, remedy: str) -> None:
+  """Raises unless `value` is a real number without dimensions."""
+  try:
+    shape, dtype = jnp.shape(value), jnp.result_type(value)
+    is_valid = shape == () and (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+    )
+    got = f'{dtype}{list(shape)}'
+  except TypeError:
+    is_valid, got = False, f'{value!r} of type {type(value).__name__}'
+  if not is_valid:
+    raise ValueError(f'{name} must be a real scalar, got {got}. {remedy}')
+
+
+def check_given(name: str, value: Any, remedy: str) -> None:
+  """Raises if an argument of `update` is missing."""
+  if value is None:
+    raise ValueError(
+        f'isgd needs {name}, got None. {remedy} The call is optimizer.update('
+        'grads, opt_state, params, value=loss, value_fn=loss_of_params).'
+    )
+
+
+def check_params(params: Any) -> None:
+  """Raises on parameters that isgd cannot chase with."""
+  nodes = jax.tree.leaves(params, is_leaf=_is_masked)
+  if any(map(_is_masked, nodes)):
+    raise ValueError(
+        'isgd got parameters with optax.MaskedNode in them: it sits inside '
+        'optax.masked or optax.partition, and value_fn cannot take a masked '
+        'tree. Put isgd outermost: isgd(optax.partition(...), control_chart).'
+    )
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    dtype = jnp.result_type(leaf)
+    if not jnp.issubdtype(dtype, jnp.floating):
+      raise ValueError(
+          f'params{jax.tree_util.keystr(path)} has dtype {dtype}; isgd takes '
+          'real floating-point parameters. Keep other leaves out of params.'
+      )
+
+
+def check_same_structure(name: str, tree: Any, params: Any) -> None:
+  """Raises unless `tree` has the structure and shapes of `params`."""
+  expected, got = jax.tree.structure(params), jax.tree.structure(tree)
+  if expected != got:
+    raise ValueError(
+        f'{name} must have the tree structure of params, {expected}, got {got}. '
+        'Take the gradient with respect to the params that update is given.'
+    )
+  for (path, leaf), param in zip(
+      jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(params)
+  ):
+    if jnp.shape(leaf) != jnp.shape(param):
+      raise ValueError(
+          f'{name}{jax.tree_util.keystr(path)} must have the shape of its '
+          f'parameter, {jnp.shape(param)}, got {jnp.shape(leaf)}.'
+      )
+
+
+def _is_masked(node: Any) -> bool:
+  return isinstance(node, optax.MaskedNode)

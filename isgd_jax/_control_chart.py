@@ -1,0 +1,277 @@
+"""Control charts over batch losses: is this loss out of control?
+
+A chart is a pair of pure functions, like an Optax transformation. Its state is
+a pytree of arrays of fixed shape, so a chart lives in an optimizer state, under
+`jit`, `scan` and `vmap`, and in a checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from isgd_jax import _checks
+
+
+class ChartReading(NamedTuple):
+  """What a control chart says of one loss.
+
+  Attributes:
+    mean: centre line, floating scalar in units of the loss; 0 while the chart
+      has seen no finite loss.
+    sigma: standard deviation that the limits are built from, floating scalar in
+      units of the loss.
+    lower_limit: lower control limit, floating scalar; `-inf` in Phase I.
+    upper_limit: upper control limit, floating scalar; `+inf` in Phase I.
+    is_above: boolean scalar, true for a finite loss above the upper limit.
+    is_below: boolean scalar, true for a finite loss below the lower limit.
+  """
+
+  mean: jax.Array
+  sigma: jax.Array
+  lower_limit: jax.Array
+  upper_limit: jax.Array
+  is_above: jax.Array
+  is_below: jax.Array
+
+
+class ControlChart(NamedTuple):
+  """A statistical-process-control chart: a pair of pure functions.
+
+  Attributes:
+    init: `init() -> state`, a pytree of arrays whose structure, shapes and
+      dtypes never change.
+    update: `update(state, loss) -> (state, ChartReading)`: judges `loss`, a
+      real scalar, and takes it in. A non-finite loss is neither flagged nor
+      taken in.
+
+  Examples:
+    >>> import isgd_jax
+    >>> chart = isgd_jax.shewhart(window_size=4, sigma_multiplier=2.0)
+    >>> state = chart.init()
+    >>> for loss in (1.0, 2.0, 1.0, 2.0, 9.0):
+    ...   state, reading = chart.update(state, loss)
+    >>> print(f'{reading.upper_limit:.1f} {reading.is_above}')
+    2.5 True
+  """
+
+  init: Callable[[], Any]
+  update: Callable[[Any, jax.typing.ArrayLike], tuple[Any, ChartReading]]
+
+
+class ShewhartState(NamedTuple):
+  """State of a Shewhart chart: a ring buffer of losses, summed up by block.
+
+  The losses lie in `num_blocks` blocks of `block_size`. A new loss changes one
+  block only, whose summary is then made anew from the block's own losses; the
+  window's statistics come from the summaries. Nothing is ever subtracted from
+  a running sum, so no rounding error accumulates, and one update costs
+  O(sqrt(window_size)).
+
+  Attributes:
+    window: losses, float[num_blocks, block_size].
+    block_anchor: one loss of each block, float[num_blocks]. Deviations are
+      taken from it, which keeps the digits of small noise on a large loss.
+    block_offset: mean of each block minus its anchor, float[num_blocks].
+    block_squares: each block's sum of squared deviations from its own mean,
+      float[num_blocks].
+    position: where the next loss goes, int32 scalar in [0, window_size).
+    num_in_window: losses in the window so far, int32 scalar.
+  """
+
+  window: jax.Array
+  block_anchor: jax.Array
+  block_offset: jax.Array
+  block_squares: jax.Array
+  position: jax.Array
+  num_in_window: jax.Array
+
+
+def shewhart(
+    window_size: int,
+    sigma_multiplier: jax.typing.ArrayLike = 3.0,
+    *,
+    winsorize: bool = False,
+) -> ControlChart:
+  r"""Shewhart chart of the last `window_size` losses.
+
+  A loss :math:`\psi_t` is judged against the :math:`n` losses before it,
+
+  .. math::
+    \bar\psi = \frac{1}{n} \sum_{i=1}^{n} \psi_{t-i}, \qquad
+    \sigma^2 = \frac{1}{n} \sum_{i=1}^{n} (\psi_{t-i} - \bar\psi)^2, \qquad
+    \bar\psi \pm k \sigma,
+
+  and is out of control beyond a limit. Until the window is full (Phase I) the
+  limits are infinite and nothing is flagged. Non-finite losses never enter the
+  window. The statistics have JAX's default floating dtype (float32, or float64
+  under `jax_enable_x64`), whatever the dtype of the losses.
+
+  Judging a loss against the losses *before* it differs from the published
+  algorithm, which has it in its own window: there the largest possible
+  z-score is :math:`\sqrt{n - 1}`, and no loss is ever beyond 3 sigma for
+  :math:`n \le 10`.
+
+  Args:
+    window_size: number of losses in the window, n >= 2. One epoch's batches on
+      fixed-cycle data; on a stream, about as many batches as it takes the loss
+      to settle.
+    sigma_multiplier: width k > 0 of the limits, in standard deviations.
+    winsorize: whether an out-of-control loss enters the window clipped to the
+      limit it has passed, so that a shift cannot inflate the window that is to
+      detect it.
+
+  Returns:
+    A :class:`ControlChart`. Its state holds `window_size` floats and a few
+    more; donate it to the jitted step, or the window is copied at each step.
+
+  Raises:
+    ValueError: if `window_size` is not an integer of at least 2, or
+      `sigma_multiplier` is not a positive number.
+
+  Examples:
+    >>> import jax, isgd_jax
+    >>> chart = isgd_jax.shewhart(window_size=8)
+    >>> losses = jax.random.normal(jax.random.key(0), (50,)).at[40].set(9.0)
+    >>> _, readings = jax.lax.scan(chart.update, chart.init(), losses)
+    >>> bool(readings.is_above[40])
+    True
+
+  References:
+    Montgomery, *Introduction to Statistical Quality Control*, Wiley, ch. 6.
+
+    Chan, Golub, LeVeque, `Algorithms for Computing the Sample Variance
+    <https://doi.org/10.1080/00031305.1983.10483115>`_, 1983 (how the
+    summaries of two samples combine).
+  """
+  return _shewhart(window_size, sigma_multiplier, winsorize, judges_itself=False)
+
+
+def paper_chart(batches_per_epoch: int) -> ControlChart:
+  """The published chart: mean + 3 sigma of a queue that holds the loss judged.
+
+  The queue is first filled (one epoch); then each loss replaces the oldest one
+  *before* mean and sigma are taken.
+  """
+  # A sample of n has no z-score above sqrt(n - 1): 3 is out of reach at 10.
+  _checks.check_integer('batches_per_epoch', batches_per_epoch, minimum=11)
+  return _shewhart(batches_per_epoch, 3.0, winsorize=False, judges_itself=True)
+
+
+def _shewhart(
+    window_size: int,
+    sigma_multiplier: jax.typing.ArrayLike,
+    winsorize: bool,
+    judges_itself: bool,
+) -> ControlChart:
+  """A Shewhart chart that judges a loss with or without itself in the window."""
+  _checks.check_integer('window_size', window_size, minimum=2)
+  _checks.check_number('sigma_multiplier', sigma_multiplier, above=0.0)
+  block_size = _block_size(window_size)
+  num_blocks = math.ceil(window_size / block_size)
+
+  def init_fn() -> ShewhartState:
+    return ShewhartState(
+        window=jnp.zeros((num_blocks, block_size)),
+        block_anchor=jnp.zeros(num_blocks),
+        block_offset=jnp.zeros(num_blocks),
+        block_squares=jnp.zeros(num_blocks),
+        position=jnp.zeros((), jnp.int32),
+        num_in_window=jnp.zeros((), jnp.int32),
+    )
+
+  def read(state: ShewhartState, loss: jax.Array, is_full) -> ChartReading:
+    """Judges `loss` against the window, in Phase II if `is_full`."""
+    mean, sigma = _mean_and_sigma(state)
+    width = jnp.where(is_full, sigma_multiplier * sigma, jnp.inf)
+    lower_limit, upper_limit = mean - width, mean + width
+    is_finite = jnp.isfinite(loss)
+    return ChartReading(
+        mean=mean,
+        sigma=sigma,
+        lower_limit=lower_limit,
+        upper_limit=upper_limit,
+        is_above=is_finite & (loss > upper_limit),
+        is_below=is_finite & (loss < lower_limit),
+    )
+
+  def update_fn(
+      state: ShewhartState, loss: jax.typing.ArrayLike
+  ) -> tuple[ShewhartState, ChartReading]:
+    loss = jnp.asarray(loss).astype(state.window.dtype)
+    is_full = state.num_in_window == window_size
+    if judges_itself:
+      state = _take_in(state, loss, window_size)
+      return state, read(state, loss, is_full)
+    reading = read(state, loss, is_full)
+    if winsorize:
+      is_out = reading.is_above | reading.is_below
+      clipped = jnp.clip(loss, reading.lower_limit, reading.upper_limit)
+      loss = jnp.where(is_out, clipped, loss)
+    return _take_in(state, loss, window_size), reading
+
+  return ControlChart(init_fn, update_fn)
+
+
+def _block_size(window_size: int) -> int:
+  """Losses a block: the whole of a short window, a square root of a long one."""
+  # Up to here one block costs less than keeping the summaries of several.
+  return window_size if window_size <= 512 else math.isqrt(window_size - 1) + 1
+
+
+def _block_counts(state: ShewhartState) -> jax.Array:
+  """Number of losses in each block so far, int32[num_blocks]."""
+  num_blocks, block_size = state.window.shape
+  start = block_size * jnp.arange(num_blocks, dtype=jnp.int32)
+  return jnp.clip(state.num_in_window - start, 0, block_size)
+
+
+def _mean_and_sigma(state: ShewhartState) -> tuple[jax.Array, jax.Array]:
+  """Mean and population standard deviation of the window; 0 if it is empty."""
+  dtype = state.window.dtype
+  counts = _block_counts(state).astype(dtype)
+  # Not 0 / 0: jax_debug_nans is to find the user's NaNs, not ours.
+  total = jnp.maximum(state.num_in_window, 1).astype(dtype)
+  anchor = state.block_anchor[0]
+  deviation = jnp.where(
+      counts > 0, (state.block_anchor - anchor) + state.block_offset, 0.0
+  )
+  offset = jnp.sum(counts * deviation) / total
+  between = jnp.sum(counts * jnp.square(deviation - offset))
+  squares = jnp.sum(state.block_squares) + between
+  return anchor + offset, jnp.sqrt(squares / total)
+
+
+def _take_in(
+    state: ShewhartState, loss: jax.Array, window_size: int
+) -> ShewhartState:
+  """Puts a finite `loss` in the place of the oldest; leaves out any other."""
+  block_size = state.window.shape[1]
+  is_finite = jnp.isfinite(loss)
+  block, column = jnp.divmod(state.position, block_size)
+  oldest = state.window[block, column]
+  window = state.window.at[block, column].set(
+      jnp.where(is_finite, loss, oldest), mode='promise_in_bounds'
+  )
+  taken_in = is_finite.astype(jnp.int32)
+  state = state._replace(
+      window=window,
+      position=(state.position + taken_in) % window_size,
+      num_in_window=jnp.minimum(state.num_in_window + taken_in, window_size),
+  )
+  losses = jax.lax.dynamic_index_in_dim(window, block, keepdims=False)
+  count = _block_counts(state)[block]
+  is_in = jnp.arange(block_size) < count
+  anchor = losses[0]
+  deviation = jnp.where(is_in, losses - anchor, 0.0)
+  offset = jnp.sum(deviation) / jnp.maximum(count, 1).astype(losses.dtype)
+  squares = jnp.sum(jnp.where(is_in, jnp.square(deviation - offset), 0.0))
+  return state._replace(
+      block_anchor=state.block_anchor.at[block].set(anchor),
+      block_offset=state.block_offset.at[block].set(offset),
+      block_squares=state.block_squares.at[block].set(squares),
+  )

@@ -1,0 +1,105 @@
+"""A base update whose state can be frozen without copying it.
+
+Selecting between the old and the new optimizer state *after* an update makes
+XLA keep both alive while the update is computed from the old one, and a donated
+state is then copied at every step: 3 to 6 parameter-sized copies, 7 % to 22 %
+of a 1 ms step on a CPU. Here the same selection is made at the point where each
+new state leaf is defined, so that all that follows reads the selected value and
+the state is updated in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core as jax_core
+import jax.numpy as jnp
+
+
+def update_unless(
+    is_frozen: jax.Array,
+    update: Callable[[Any, Any, Any], tuple[Any, Any]],
+    updates: Any,
+    state: Any,
+    params: Any,
+) -> tuple[Any, Any]:
+  """`update(updates, state, params)`, with `state` kept where `is_frozen`.
+
+  Args:
+    is_frozen: boolean scalar.
+    update: an Optax update function; its new state must have the structure of
+      the old.
+    updates: pytree of arrays.
+    state: pytree of arrays, the old state.
+    params: pytree of arrays.
+
+  Returns:
+    The updates and the new state. Where `is_frozen`, the state is the old one
+    bit for bit and the updates mean nothing.
+  """
+  closed_jaxpr, shapes = jax.make_jaxpr(update, return_shape=True)(
+      updates, state, params
+  )
+  old_leaves, state_structure = jax.tree.flatten(state)
+  if jax.tree.structure(shapes[1]) != state_structure:
+    raise ValueError(
+        'The base optimizer changed the structure of its state in update, from '
+        f'{state_structure} to {jax.tree.structure(shapes[1])}.'
+    )
+  jaxpr = closed_jaxpr.jaxpr
+  state_vars = jaxpr.outvars[len(jaxpr.outvars) - len(old_leaves) :]
+  old_values = {
+      var: old
+      for var, old in zip(state_vars, old_leaves)
+      if isinstance(var, jax_core.Var)
+  }
+  defined: dict[jax_core.Var, Any] = {}
+  selected: dict[jax_core.Var, Any] = {}
+
+  def read(atom: Any) -> Any:
+    """The value that later equations see: selected, where it is a state leaf."""
+    if isinstance(atom, jax_core.Literal):
+      return atom.val
+    return selected.get(atom, defined[atom])
+
+  def define(var: jax_core.Var, value: Any) -> None:
+    defined[var] = value
+    if var in old_values:
+      selected[var] = _keep_if(is_frozen, old_values[var], value)
+
+  for var, const in zip(jaxpr.constvars, closed_jaxpr.consts):
+    defined[var] = const
+  for var, leaf in zip(
+      jaxpr.invars, jax.tree.leaves((updates, state, params))
+  ):
+    defined[var] = leaf
+  for equation in jaxpr.eqns:
+    bind_params = equation.primitive.get_bind_params(equation.params)
+    with equation.ctx.manager:
+      results = equation.primitive.bind(
+          *map(read, equation.invars), **bind_params
+      )
+    if not equation.primitive.multiple_results:
+      results = [results]
+    for var, result in zip(equation.outvars, results):
+      define(var, result)
+
+  def new_state_leaf(atom: Any, old: Any) -> Any:
+    """The selected value; two leaves may share a variable, not an old value."""
+    if isinstance(atom, jax_core.Literal):
+      return _keep_if(is_frozen, old, atom.val)
+    return _keep_if(is_frozen, old, defined[atom])
+
+  num_updates = len(jaxpr.outvars) - len(old_leaves)
+  leaves = [read(atom) for atom in jaxpr.outvars[:num_updates]]
+  leaves += map(new_state_leaf, state_vars, old_leaves)
+  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _keep_if(is_frozen: jax.Array, old: Any, new: Any) -> jax.Array:
+  """`old` where `is_frozen`, else `new`; arrays of one dtype, keys too."""
+  old = jnp.asarray(old) if not isinstance(old, jax.Array) else old
+  new = jnp.asarray(new, old.dtype)
+  return jnp.where(is_frozen, old, new)

@@ -1,0 +1,347 @@
+r"""The conservative subproblem, its solvers, and the bounded chase.
+
+An under-trained batch with loss :math:`\psi` is chased down to a target by
+minimising
+
+.. math::
+  \phi(w) = \tfrac{1}{2} (\psi(w) - \text{target})^2
+  + \frac{\varepsilon}{2 n_w} \|w - w_{t-1}\|^2
+
+from the paper, with the weights :math:`w_{t-1}` before the chase as the anchor
+and :math:`n_w` their number. Plain functions: none of this needs an optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isgd_jax import _checks
+
+
+class Subproblem(NamedTuple):
+  r"""One conservative subproblem: what stays constant during a chase.
+
+  A solver's step is handed this tuple whole, so that a field added to it later
+  (a metric, say) breaks no solver.
+
+  Attributes:
+    anchor: parameters :math:`w_{t-1}` before the chase, pytree of arrays.
+    target: loss to chase down to, floating scalar.
+    damping: :math:`\varepsilon / n_w`, weight of the conservative constraint
+      per parameter, floating scalar.
+    num_training_steps: training steps taken before this one, int32 scalar.
+  """
+
+  anchor: optax.Params
+  target: jax.Array
+  damping: jax.Array
+  num_training_steps: jax.Array
+
+
+class SubproblemSolver(NamedTuple):
+  """An iterative solver of the conservative subproblem: two pure functions.
+
+  Attributes:
+    init: `init(subproblem) -> state`, called once at the start of each chase.
+    step: `step(state, subproblem, params, loss, grad) -> (params, state)`: one
+      step from `params`, where the batch has `loss` and gradient `grad`. `loss`
+      is a floating scalar of at least float32; `grad` has the structure of
+      `params`, and the new parameters keep shapes and dtypes.
+
+  Examples:
+    A solver that takes a step of fixed length along the negative gradient:
+
+    >>> import jax, optax, isgd_jax
+    >>> def step(state, subproblem, params, loss, grad):
+    ...   length = 0.01 / optax.tree.norm(grad)
+    ...   return optax.tree.add_scale(params, -length, grad), state
+    >>> solver = isgd_jax.SubproblemSolver(lambda subproblem: (), step)
+    >>> optimizer = isgd_jax.isgd(
+    ...     optax.sgd(0.1), isgd_jax.shewhart(50), solver=solver)
+  """
+
+  init: Callable[[Subproblem], Any]
+  step: Callable[
+      [Any, Subproblem, optax.Params, jax.Array, optax.Updates],
+      tuple[optax.Params, Any],
+  ]
+
+
+def gauss_newton() -> SubproblemSolver:
+  r"""Damped Gauss-Newton steps; no rate to tune.
+
+  Linearising :math:`\psi` inside the subproblem, with Levenberg-Marquardt
+  damping about the current weights, gives
+
+  .. math::
+    w \leftarrow w - \frac{\psi(w) - \text{target}}
+    {\|\nabla \psi(w)\|^2 + \varepsilon / n_w} \nabla \psi(w).
+
+  It reaches the target in one step where :math:`\psi` is linear. This is this
+  library's solver, not the paper's: see :func:`gradient_descent`.
+
+  Returns:
+    A :class:`SubproblemSolver`.
+
+  Examples:
+    >>> import jax.numpy as jnp, isgd_jax
+    >>> solver = isgd_jax.gauss_newton()
+    >>> problem = isgd_jax.Subproblem(
+    ...     anchor=jnp.zeros(2), target=1.0, damping=0.0, num_training_steps=0)
+    >>> grad = jnp.array([3.0, 4.0])
+    >>> params, _ = solver.step((), problem, jnp.zeros(2), 6.0, grad)
+    >>> print(params)  # (6 - 1) / 25 of the gradient
+    [-0.6 -0.8]
+
+  References:
+    Nocedal & Wright, `Numerical Optimization
+    <https://doi.org/10.1007/978-0-387-40065-5>`_, ch. 10.
+  """
+
+  def init_fn(subproblem: Subproblem) -> tuple[()]:
+    del subproblem
+    return ()
+
+  def step_fn(state, subproblem, params, loss, grad):
+    dtype = jnp.result_type(loss)
+    denominator = subproblem.damping + _squared_norm(grad, dtype)
+    gap = loss - subproblem.target
+    length = jnp.where(denominator > 0, gap / denominator, 0.0)
+    direction = jax.tree.map(lambda g: length * g.astype(dtype), grad)
+    return _subtract(params, direction), state
+
+  return SubproblemSolver(init_fn, step_fn)
+
+
+def gradient_descent(
+    learning_rate: optax.ScalarOrSchedule,
+) -> SubproblemSolver:
+  r"""Gradient steps on the subproblem: the paper's Algorithm 2.
+
+  .. math::
+    w \leftarrow w - \zeta \left( (\psi(w) - \text{target}) \nabla \psi(w)
+    + \frac{\varepsilon}{n_w} (w - w_{t-1}) \right).
+
+  The paper leaves :math:`\zeta` and its relation to the main rate open. The
+  step shrinks with the gap, so a rate near the base optimizer's moves very
+  little, and a much larger one diverges on a batch far above its target.
+
+  Args:
+    learning_rate: the rate :math:`\zeta` > 0, or a schedule of the number of
+      training steps taken before (not of chase steps).
+
+  Returns:
+    A :class:`SubproblemSolver`.
+
+  Raises:
+    ValueError: if `learning_rate` is neither a schedule nor a positive number.
+
+  Examples:
+    >>> import optax, isgd_jax
+    >>> schedule = optax.exponential_decay(0.1, 1_000, 0.5)
+    >>> solver = isgd_jax.gradient_descent(schedule)
+
+  References:
+    Wang et al., `Accelerating Deep Neural Network Training with Inconsistent
+    Stochastic Gradient Descent <https://arxiv.org/abs/1603.05544>`_, 2017.
+  """
+  if not callable(learning_rate):
+    _checks.check_number('learning_rate', learning_rate, above=0.0)
+
+  def init_fn(subproblem: Subproblem) -> jax.Array:
+    rate = learning_rate
+    if callable(rate):
+      rate = rate(subproblem.num_training_steps)
+    return jnp.asarray(rate, jnp.result_type(subproblem.target))
+
+  def step_fn(state, subproblem, params, loss, grad):
+    dtype = jnp.result_type(loss)
+    gap = loss - subproblem.target
+
+    def direction(g, w, anchor):
+      away = w.astype(dtype) - anchor.astype(dtype)
+      return state * (gap * g.astype(dtype) + subproblem.damping * away)
+
+    directions = jax.tree.map(direction, grad, params, subproblem.anchor)
+    return _subtract(params, directions), state
+
+  return SubproblemSolver(init_fn, step_fn)
+
+
+class ChaseResult(NamedTuple):
+  """Where a chase ended.
+
+  Attributes:
+    params: the parameters it left; the anchor if it was reverted.
+    grad: gradient of the batch at `params` if the chase was reverted and was
+      asked to recover it; otherwise nothing to use (None if never asked).
+    loss: last loss evaluated before a revert, floating scalar.
+    num_steps: steps taken, int32 scalar.
+    num_evaluations: values-and-gradients computed, int32 scalar.
+    is_reverted: whether the guard undid the chase, boolean scalar.
+  """
+
+  params: optax.Params
+  grad: optax.Updates | None
+  loss: jax.Array
+  num_steps: jax.Array
+  num_evaluations: jax.Array
+  is_reverted: jax.Array
+
+
+class _ChaseCarry(NamedTuple):
+  """Loop carry of `chase`."""
+
+  result: ChaseResult
+  solver_state: Any
+  is_over: jax.Array
+
+
+def chase(
+    value_and_grad_fn: Callable[
+        [optax.Params], tuple[jax.Array, optax.Updates]
+    ],
+    solver: SubproblemSolver,
+    subproblem: Subproblem,
+    start: optax.Params,
+    *,
+    loss_found: jax.Array,
+    max_steps: jax.typing.ArrayLike,
+    guard: bool = True,
+    start_grad: optax.Updates | None = None,
+    recover_grad: bool = False,
+    transform_grad: Callable[[optax.Updates], optax.Updates] = lambda g: g,
+) -> ChaseResult:
+  """Steps the solver until the loss is at its target, or `max_steps` are taken.
+
+  Every evaluation is one value-and-gradient. Its loss decides whether to stop;
+  its gradient takes the next step, if there is one. (To evaluate the loss
+  first and the gradient only for a next step was slower and held one more copy
+  of the parameters: the residuals must pass through a conditional.)
+
+  Args:
+    value_and_grad_fn: loss and gradient of the batch at given parameters. The
+      loss is a floating scalar.
+    solver: the solver.
+    subproblem: anchor, target and damping.
+    start: parameters to start from.
+    loss_found: loss of the batch at the anchor, floating scalar of the same
+      dtype as the loss of `value_and_grad_fn`.
+    max_steps: most steps to take, at least 1.
+    guard: whether a chase that ends on a loss that is not finite or above
+      `loss_found`, or on parameters that are not finite, is reverted to the
+      anchor. Without it, the loss after the last allowed step is not evaluated.
+    start_grad: gradient at `start`, if it is the anchor and its gradient is
+      known; it saves the first evaluation.
+    recover_grad: whether a reverted chase is to return the gradient at the
+      anchor. That takes one more evaluation, in place of a copy of the
+      gradient held through every chase.
+    transform_grad: applied to each gradient before the solver sees it.
+
+  Returns:
+    A :class:`ChaseResult`.
+  """
+
+  def take_step(params, loss, grad, solver_state):
+    """One solver step; parameters keep their dtypes."""
+    stepped, solver_state = solver.step(
+        solver_state, subproblem, params, loss, transform_grad(grad)
+    )
+    return optax.tree.cast_like(stepped, params), solver_state
+
+  def is_chasing(carry: _ChaseCarry) -> jax.Array:
+    return ~carry.is_over
+
+  def evaluate_then_step(carry: _ChaseCarry) -> _ChaseCarry:
+    """Evaluates where the chase stands; stops, reverts, or takes a step."""
+    result = carry.result
+    loss, grad = value_and_grad_fn(result.params)
+    is_last = (
+        (loss <= subproblem.target)
+        | ~jnp.isfinite(loss)
+        | (result.num_steps >= max_steps)
+    )
+    stepped, solver_state = take_step(
+        result.params, loss, grad, carry.solver_state
+    )
+    params = _where(is_last, result.params, stepped)
+    num_steps = result.num_steps + (~is_last).astype(jnp.int32)
+    is_over, is_reverted = is_last, result.is_reverted
+    if guard:
+      is_good = (loss <= loss_found) & _all_finite(result.params)
+      is_reverted = result.is_reverted | (is_last & ~is_good)
+      params = _where(is_reverted, subproblem.anchor, params)
+      num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
+      if recover_grad:
+        # One more trip of this loop, at the anchor, recovers the gradient.
+        is_over = jnp.where(is_reverted, result.is_reverted, is_last)
+    else:
+      is_over = is_last | (num_steps >= max_steps)
+    return _ChaseCarry(
+        ChaseResult(
+            params=params,
+            grad=optax.tree.cast_like(grad, result.grad)
+            if recover_grad
+            else None,
+            loss=jnp.where(result.is_reverted, result.loss, loss),
+            num_steps=num_steps,
+            num_evaluations=result.num_evaluations + 1,
+            is_reverted=is_reverted,
+        ),
+        solver_state,
+        is_over,
+    )
+
+  solver_state = solver.init(subproblem)
+  params, num_steps = start, jnp.zeros((), jnp.int32)
+  if start_grad is not None:
+    params, solver_state = take_step(
+        start, loss_found, start_grad, solver_state
+    )
+    num_steps = num_steps + 1
+  is_false = jnp.zeros((), bool)
+  carry = _ChaseCarry(
+      ChaseResult(
+          params=params,
+          grad=start_grad if recover_grad else None,
+          loss=loss_found,
+          num_steps=num_steps,
+          num_evaluations=jnp.zeros((), jnp.int32),
+          is_reverted=is_false,
+      ),
+      solver_state,
+      is_over=is_false,
+  )
+  return jax.lax.while_loop(is_chasing, evaluate_then_step, carry).result
+
+
+def _where(condition: jax.Array, on_true: Any, on_false: Any) -> Any:
+  return jax.tree.map(
+      lambda a, b: jnp.where(condition, a, b), on_true, on_false
+  )
+
+
+def _subtract(params: optax.Params, directions: optax.Updates) -> optax.Params:
+  """`params - directions`, in the dtype of the directions, then cast back."""
+  return jax.tree.map(
+      lambda w, d: (w.astype(d.dtype) - d).astype(w.dtype), params, directions
+  )
+
+
+def _squared_norm(tree: Any, dtype: Any) -> jax.Array:
+  """Sum of squares of all leaves, accumulated in `dtype`."""
+  return sum(
+      (jnp.sum(jnp.square(x.astype(dtype))) for x in jax.tree.leaves(tree)),
+      start=jnp.zeros((), dtype),
+  )
+
+
+def _all_finite(tree: Any) -> jax.Array:
+  """Whether every element of every leaf is finite."""
+  leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
+  return jnp.all(jnp.stack(leaves)) if leaves else jnp.ones((), bool)
