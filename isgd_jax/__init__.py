@@ -11,9 +11,9 @@ from isgd_jax._control_chart import ControlChart
 from isgd_jax._control_chart import ShewhartState
 from isgd_jax._control_chart import shewhart
 from isgd_jax._data_parallel import value_and_grad
-from isgd_jax._isgd import ISGDInfo
+from isgd_jax._info import ISGDInfo
+from isgd_jax._info import get_info
 from isgd_jax._isgd import ISGDState
-from isgd_jax._isgd import get_info
 from isgd_jax._isgd import isgd
 from isgd_jax._isgd import paper_isgd
 from isgd_jax._subproblem import Subproblem
@@ -24,18 +24,18 @@ from isgd_jax._subproblem import gradient_descent
 __version__ = '0.1.0'
 
 __all__ = (
-    'ChartReading',
-    'ControlChart',
-    'ISGDInfo',
-    'ISGDState',
-    'ShewhartState',
-    'Subproblem',
-    'SubproblemSolver',
-    'gauss_newton',
-    'get_info',
-    'gradient_descent',
-    'isgd',
-    'paper_isgd',
-    'shewhart',
-    'value_and_grad',
+  'ChartReading',
+  'ControlChart',
+  'ISGDInfo',
+  'ISGDState',
+  'ShewhartState',
+  'Subproblem',
+  'SubproblemSolver',
+  'gauss_newton',
+  'get_info',
+  'gradient_descent',
+  'isgd',
+  'paper_isgd',
+  'shewhart',
+  'value_and_grad',
 )

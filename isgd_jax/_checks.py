@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+T = TypeVar('T')
 
 
 def is_traced(value: Any) -> bool:
@@ -25,9 +28,9 @@ def check_integer(name: str, value: Any, *, minimum: int) -> None:
   """Raises unless `value` is a Python or NumPy integer >= `minimum`."""
   if is_traced(value):
     raise ValueError(
-        f'{name} must be a concrete integer, got the traced value {value}. It '
-        f'sets shapes: under optax.inject_hyperparams, list {name!r} in '
-        'static_args.'
+      f'{name} must be a concrete integer, got the traced value {value}. It '
+      f'sets shapes: under optax.inject_hyperparams, list {name!r} in '
+      'static_args.'
     )
   try:
     is_valid = not isinstance(value, bool) and operator.index(value) >= minimum
@@ -35,17 +38,17 @@ def check_integer(name: str, value: Any, *, minimum: int) -> None:
     is_valid = False
   if not is_valid:
     raise ValueError(
-        f'{name} must be an integer of at least {minimum}, got {value!r}.'
+      f'{name} must be an integer of at least {minimum}, got {value!r}.'
     )
 
 
 def check_number(
-    name: str,
-    value: Any,
-    *,
-    above: float | None = None,
-    minimum: float | None = None,
-    integer: bool = False,
+  name: str,
+  value: Any,
+  *,
+  above: float | None = None,
+  minimum: float | None = None,
+  integer: bool = False,
 ) -> None:
   """Raises unless `value` is traced, or a finite number within the bounds."""
   if is_traced(value):
@@ -54,12 +57,12 @@ def check_number(
   bound = f' above {above:g}' if above is not None else f' >= {minimum:g}'
   array = np.asarray(value)
   is_valid = (
-      array.shape == ()
-      and np.issubdtype(array.dtype, np.integer if integer else np.number)
-      and not np.iscomplexobj(array)
-      and bool(np.isfinite(array))
-      and (above is None or array > above)
-      and (minimum is None or array >= minimum)
+    array.shape == ()
+    and np.issubdtype(array.dtype, np.integer if integer else np.number)
+    and not np.iscomplexobj(array)
+    and bool(np.isfinite(array))
+    and (above is None or array > above)
+    and (minimum is None or array >= minimum)
   )
   if not is_valid:
     raise ValueError(f'{name} must be {kind}{bound}, got {value!r}.')
@@ -77,7 +80,7 @@ def check_real_scalar(name: str, value: Any, remedy: str) -> None:
   try:
     shape, dtype = jnp.shape(value), jnp.result_type(value)
     is_valid = shape == () and (
-        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+      jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     )
     got = f'{dtype}{list(shape)}'
   except TypeError:
@@ -86,13 +89,14 @@ def check_real_scalar(name: str, value: Any, remedy: str) -> None:
     raise ValueError(f'{name} must be a real scalar, got {got}. {remedy}')
 
 
-def check_given(name: str, value: Any, remedy: str) -> None:
-  """Raises if an argument of `update` is missing."""
+def given(name: str, value: T | None, remedy: str) -> T:
+  """Returns `value`; raises if this argument of `update` is missing."""
   if value is None:
     raise ValueError(
-        f'isgd needs {name}, got None. {remedy} The call is optimizer.update('
-        'grads, opt_state, params, value=loss, value_fn=loss_of_params).'
+      f'isgd needs {name}, got None. {remedy} The call is optimizer.update('
+      'grads, opt_state, params, value=loss, value_fn=loss_of_params).'
     )
+  return value
 
 
 def check_params(params: Any) -> None:
@@ -100,16 +104,16 @@ def check_params(params: Any) -> None:
   nodes = jax.tree.leaves(params, is_leaf=_is_masked)
   if any(map(_is_masked, nodes)):
     raise ValueError(
-        'isgd got parameters with optax.MaskedNode in them: it sits inside '
-        'optax.masked or optax.partition, and value_fn cannot take a masked '
-        'tree. Put isgd outermost: isgd(optax.partition(...), control_chart).'
+      'isgd got parameters with optax.MaskedNode in them: it sits inside '
+      'optax.masked or optax.partition, and value_fn cannot take a masked '
+      'tree. Put isgd outermost: isgd(optax.partition(...), control_chart).'
     )
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     dtype = jnp.result_type(leaf)
     if not jnp.issubdtype(dtype, jnp.floating):
       raise ValueError(
-          f'params{jax.tree_util.keystr(path)} has dtype {dtype}; isgd takes '
-          'real floating-point parameters. Keep other leaves out of params.'
+        f'params{jax.tree_util.keystr(path)} has dtype {dtype}; isgd takes '
+        'real floating-point parameters. Keep other leaves out of params.'
       )
 
 
@@ -118,16 +122,18 @@ def check_same_structure(name: str, tree: Any, params: Any) -> None:
   expected, got = jax.tree.structure(params), jax.tree.structure(tree)
   if expected != got:
     raise ValueError(
-        f'{name} must have the tree structure of params, {expected}, got {got}. '
-        'Take the gradient with respect to the params that update is given.'
+      f'{name} must have the tree structure of params, {expected}, got {got}. '
+      'Take the gradient with respect to the params that update is given.'
     )
   for (path, leaf), param in zip(
-      jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(params)
+    jax.tree_util.tree_leaves_with_path(tree),
+    jax.tree.leaves(params),
+    strict=True,
   ):
     if jnp.shape(leaf) != jnp.shape(param):
       raise ValueError(
-          f'{name}{jax.tree_util.keystr(path)} must have the shape of its '
-          f'parameter, {jnp.shape(param)}, got {jnp.shape(leaf)}.'
+        f'{name}{jax.tree_util.keystr(path)} must have the shape of its '
+        f'parameter, {jnp.shape(param)}, got {jnp.shape(leaf)}.'
       )
 
 

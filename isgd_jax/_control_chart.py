@@ -92,10 +92,10 @@ class ShewhartState(NamedTuple):
 
 
 def shewhart(
-    window_size: int,
-    sigma_multiplier: jax.typing.ArrayLike = 3.0,
-    *,
-    winsorize: bool = False,
+  window_size: int,
+  sigma_multiplier: jax.typing.ArrayLike = 3.0,
+  *,
+  winsorize: bool = False,
 ) -> ControlChart:
   r"""Shewhart chart of the last `window_size` losses.
 
@@ -148,7 +148,9 @@ def shewhart(
     <https://doi.org/10.1080/00031305.1983.10483115>`_, 1983 (how the
     summaries of two samples combine).
   """
-  return _shewhart(window_size, sigma_multiplier, winsorize, judges_itself=False)
+  return _shewhart(
+    window_size, sigma_multiplier, winsorize, judges_itself=False
+  )
 
 
 def paper_chart(batches_per_epoch: int) -> ControlChart:
@@ -163,12 +165,12 @@ def paper_chart(batches_per_epoch: int) -> ControlChart:
 
 
 def _shewhart(
-    window_size: int,
-    sigma_multiplier: jax.typing.ArrayLike,
-    winsorize: bool,
-    judges_itself: bool,
+  window_size: int,
+  sigma_multiplier: jax.typing.ArrayLike,
+  winsorize: bool,
+  judges_itself: bool,
 ) -> ControlChart:
-  """A Shewhart chart that judges a loss with or without itself in the window."""
+  """A Shewhart chart, with or without the judged loss in the window."""
   _checks.check_integer('window_size', window_size, minimum=2)
   _checks.check_number('sigma_multiplier', sigma_multiplier, above=0.0)
   block_size = _block_size(window_size)
@@ -176,12 +178,12 @@ def _shewhart(
 
   def init_fn() -> ShewhartState:
     return ShewhartState(
-        window=jnp.zeros((num_blocks, block_size)),
-        block_anchor=jnp.zeros(num_blocks),
-        block_offset=jnp.zeros(num_blocks),
-        block_squares=jnp.zeros(num_blocks),
-        position=jnp.zeros((), jnp.int32),
-        num_in_window=jnp.zeros((), jnp.int32),
+      window=jnp.zeros((num_blocks, block_size)),
+      block_anchor=jnp.zeros(num_blocks),
+      block_offset=jnp.zeros(num_blocks),
+      block_squares=jnp.zeros(num_blocks),
+      position=jnp.zeros((), jnp.int32),
+      num_in_window=jnp.zeros((), jnp.int32),
     )
 
   def read(state: ShewhartState, loss: jax.Array, is_full) -> ChartReading:
@@ -191,16 +193,16 @@ def _shewhart(
     lower_limit, upper_limit = mean - width, mean + width
     is_finite = jnp.isfinite(loss)
     return ChartReading(
-        mean=mean,
-        sigma=sigma,
-        lower_limit=lower_limit,
-        upper_limit=upper_limit,
-        is_above=is_finite & (loss > upper_limit),
-        is_below=is_finite & (loss < lower_limit),
+      mean=mean,
+      sigma=sigma,
+      lower_limit=lower_limit,
+      upper_limit=upper_limit,
+      is_above=is_finite & (loss > upper_limit),
+      is_below=is_finite & (loss < lower_limit),
     )
 
   def update_fn(
-      state: ShewhartState, loss: jax.typing.ArrayLike
+    state: ShewhartState, loss: jax.typing.ArrayLike
   ) -> tuple[ShewhartState, ChartReading]:
     loss = jnp.asarray(loss).astype(state.window.dtype)
     is_full = state.num_in_window == window_size
@@ -218,7 +220,7 @@ def _shewhart(
 
 
 def _block_size(window_size: int) -> int:
-  """Losses a block: the whole of a short window, a square root of a long one."""
+  """Losses a block: all of a short window, a square root of a long one."""
   # Up to here one block costs less than keeping the summaries of several.
   return window_size if window_size <= 512 else math.isqrt(window_size - 1) + 1
 
@@ -238,7 +240,7 @@ def _mean_and_sigma(state: ShewhartState) -> tuple[jax.Array, jax.Array]:
   total = jnp.maximum(state.num_in_window, 1).astype(dtype)
   anchor = state.block_anchor[0]
   deviation = jnp.where(
-      counts > 0, (state.block_anchor - anchor) + state.block_offset, 0.0
+    counts > 0, (state.block_anchor - anchor) + state.block_offset, 0.0
   )
   offset = jnp.sum(counts * deviation) / total
   between = jnp.sum(counts * jnp.square(deviation - offset))
@@ -247,7 +249,7 @@ def _mean_and_sigma(state: ShewhartState) -> tuple[jax.Array, jax.Array]:
 
 
 def _take_in(
-    state: ShewhartState, loss: jax.Array, window_size: int
+  state: ShewhartState, loss: jax.Array, window_size: int
 ) -> ShewhartState:
   """Puts a finite `loss` in the place of the oldest; leaves out any other."""
   block_size = state.window.shape[1]
@@ -255,13 +257,13 @@ def _take_in(
   block, column = jnp.divmod(state.position, block_size)
   oldest = state.window[block, column]
   window = state.window.at[block, column].set(
-      jnp.where(is_finite, loss, oldest), mode='promise_in_bounds'
+    jnp.where(is_finite, loss, oldest), mode='promise_in_bounds'
   )
   taken_in = is_finite.astype(jnp.int32)
   state = state._replace(
-      window=window,
-      position=(state.position + taken_in) % window_size,
-      num_in_window=jnp.minimum(state.num_in_window + taken_in, window_size),
+    window=window,
+    position=(state.position + taken_in) % window_size,
+    num_in_window=jnp.minimum(state.num_in_window + taken_in, window_size),
   )
   losses = jax.lax.dynamic_index_in_dim(window, block, keepdims=False)
   count = _block_counts(state)[block]
@@ -271,7 +273,7 @@ def _take_in(
   offset = jnp.sum(deviation) / jnp.maximum(count, 1).astype(losses.dtype)
   squares = jnp.sum(jnp.where(is_in, jnp.square(deviation - offset), 0.0))
   return state._replace(
-      block_anchor=state.block_anchor.at[block].set(anchor),
-      block_offset=state.block_offset.at[block].set(offset),
-      block_squares=state.block_squares.at[block].set(squares),
+    block_anchor=state.block_anchor.at[block].set(anchor),
+    block_offset=state.block_offset.at[block].set(offset),
+    block_squares=state.block_squares.at[block].set(squares),
   )

@@ -12,10 +12,10 @@ import jax
 
 
 def value_and_grad(
-    fun: Callable[..., Any],
-    *,
-    axis_name: str | tuple[str, ...] | None = None,
-    has_aux: bool = False,
+  fun: Callable[..., Any],
+  *,
+  axis_name: str | tuple[str, ...] | None = None,
+  has_aux: bool = False,
 ) -> Callable[..., tuple[Any, Any]]:
   r"""`jax.value_and_grad`, averaged over the devices of a mapped axis.
 
@@ -61,7 +61,7 @@ def value_and_grad(
     # Varying parameters have a gradient of the local loss, in every mode.
     params = jax.tree.map(lambda p: _as_varying(p, axis_name), params)
     result, grad = jax.value_and_grad(fun, has_aux=has_aux)(
-        params, *args, **kwargs
+      params, *args, **kwargs
     )
     value, aux = result if has_aux else (result, None)
     value, grad = jax.lax.pmean((value, grad), axis_name)
@@ -71,7 +71,7 @@ def value_and_grad(
 
 
 def _as_varying(
-    param: jax.typing.ArrayLike, axis_name: str | tuple[str, ...]
+  param: jax.typing.ArrayLike, axis_name: str | tuple[str, ...]
 ) -> jax.typing.ArrayLike:
   """Casts `param` to vary over the mesh axes over which it does not yet."""
   axes = (axis_name,) if isinstance(axis_name, str) else axis_name
@@ -79,8 +79,9 @@ def _as_varying(
   # gradient already.
   manual_axes = jax.sharding.get_abstract_mesh().manual_axes
   missing = tuple(
-      axis
-      for axis in axes
-      if axis in manual_axes and axis not in jax.typeof(param).vma
+    axis
+    for axis in axes
+    if axis in manual_axes
+    and axis not in jax.typeof(param).manual_axis_type.varying
   )
   return jax.lax.pcast(param, missing, to='varying')

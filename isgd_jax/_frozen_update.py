@@ -19,11 +19,11 @@ import jax.numpy as jnp
 
 
 def update_unless(
-    is_frozen: jax.Array,
-    update: Callable[[Any, Any, Any], tuple[Any, Any]],
-    updates: Any,
-    state: Any,
-    params: Any,
+  is_frozen: jax.Array,
+  update: Callable[[Any, Any, Any], tuple[Any, Any]],
+  updates: Any,
+  state: Any,
+  params: Any,
 ) -> tuple[Any, Any]:
   """`update(updates, state, params)`, with `state` kept where `is_frozen`.
 
@@ -40,26 +40,26 @@ def update_unless(
     bit for bit and the updates mean nothing.
   """
   closed_jaxpr, shapes = jax.make_jaxpr(update, return_shape=True)(
-      updates, state, params
+    updates, state, params
   )
   old_leaves, state_structure = jax.tree.flatten(state)
   if jax.tree.structure(shapes[1]) != state_structure:
     raise ValueError(
-        'The base optimizer changed the structure of its state in update, from '
-        f'{state_structure} to {jax.tree.structure(shapes[1])}.'
+      'The base optimizer changed the structure of its state in update, from '
+      f'{state_structure} to {jax.tree.structure(shapes[1])}.'
     )
   jaxpr = closed_jaxpr.jaxpr
   state_vars = jaxpr.outvars[len(jaxpr.outvars) - len(old_leaves) :]
   old_values = {
-      var: old
-      for var, old in zip(state_vars, old_leaves)
-      if isinstance(var, jax_core.Var)
+    var: old
+    for var, old in zip(state_vars, old_leaves, strict=True)
+    if isinstance(var, jax_core.Var)
   }
   defined: dict[jax_core.Var, Any] = {}
   selected: dict[jax_core.Var, Any] = {}
 
   def read(atom: Any) -> Any:
-    """The value that later equations see: selected, where it is a state leaf."""
+    """The value that later equations see: selected, if it is a state leaf."""
     if isinstance(atom, jax_core.Literal):
       return atom.val
     return selected.get(atom, defined[atom])
@@ -69,21 +69,21 @@ def update_unless(
     if var in old_values:
       selected[var] = _keep_if(is_frozen, old_values[var], value)
 
-  for var, const in zip(jaxpr.constvars, closed_jaxpr.consts):
+  for var, const in zip(jaxpr.constvars, closed_jaxpr.consts, strict=True):
     defined[var] = const
   for var, leaf in zip(
-      jaxpr.invars, jax.tree.leaves((updates, state, params))
+    jaxpr.invars, jax.tree.leaves((updates, state, params)), strict=True
   ):
     defined[var] = leaf
   for equation in jaxpr.eqns:
     bind_params = equation.primitive.get_bind_params(equation.params)
     with equation.ctx.manager:
       results = equation.primitive.bind(
-          *map(read, equation.invars), **bind_params
+        *map(read, equation.invars), **bind_params
       )
     if not equation.primitive.multiple_results:
       results = [results]
-    for var, result in zip(equation.outvars, results):
+    for var, result in zip(equation.outvars, results, strict=True):
       define(var, result)
 
   def new_state_leaf(atom: Any, old: Any) -> Any:

@@ -67,8 +67,8 @@ class SubproblemSolver(NamedTuple):
 
   init: Callable[[Subproblem], Any]
   step: Callable[
-      [Any, Subproblem, optax.Params, jax.Array, optax.Updates],
-      tuple[optax.Params, Any],
+    [Any, Subproblem, optax.Params, jax.Array, optax.Updates],
+    tuple[optax.Params, Any],
   ]
 
 
@@ -119,7 +119,7 @@ def gauss_newton() -> SubproblemSolver:
 
 
 def gradient_descent(
-    learning_rate: optax.ScalarOrSchedule,
+  learning_rate: optax.ScalarOrSchedule,
 ) -> SubproblemSolver:
   r"""Gradient steps on the subproblem: the paper's Algorithm 2.
 
@@ -203,19 +203,18 @@ class _ChaseCarry(NamedTuple):
 
 
 def chase(
-    value_and_grad_fn: Callable[
-        [optax.Params], tuple[jax.Array, optax.Updates]
-    ],
-    solver: SubproblemSolver,
-    subproblem: Subproblem,
-    start: optax.Params,
-    *,
-    loss_found: jax.Array,
-    max_steps: jax.typing.ArrayLike,
-    guard: bool = True,
-    start_grad: optax.Updates | None = None,
-    recover_grad: bool = False,
-    transform_grad: Callable[[optax.Updates], optax.Updates] = lambda g: g,
+  value_and_grad_fn: Callable[[optax.Params], tuple[jax.Array, optax.Updates]],
+  solver: SubproblemSolver,
+  subproblem: Subproblem,
+  start: optax.Params,
+  *,
+  loss_found: jax.Array,
+  max_steps: jax.typing.ArrayLike,
+  tolerance: float = 0.0,
+  guard: bool = True,
+  start_grad: optax.Updates | None = None,
+  recover_grad: bool = False,
+  transform_grad: Callable[[optax.Updates], optax.Updates] = lambda g: g,
 ) -> ChaseResult:
   """Steps the solver until the loss is at its target, or `max_steps` are taken.
 
@@ -233,24 +232,28 @@ def chase(
     loss_found: loss of the batch at the anchor, floating scalar of the same
       dtype as the loss of `value_and_grad_fn`.
     max_steps: most steps to take, at least 1.
+    tolerance: share of the gap between `loss_found` and the target at which the
+      target counts as reached.
     guard: whether a chase that ends on a loss that is not finite or above
       `loss_found`, or on parameters that are not finite, is reverted to the
       anchor. Without it, the loss after the last allowed step is not evaluated.
     start_grad: gradient at `start`, if it is the anchor and its gradient is
       known; it saves the first evaluation.
-    recover_grad: whether a reverted chase is to return the gradient at the
-      anchor. That takes one more evaluation, in place of a copy of the
-      gradient held through every chase.
+    recover_grad: whether a reverted chase that was given `start_grad` is to
+      return the gradient at the anchor. That takes one more evaluation, in
+      place of a copy of the gradient held through every chase.
     transform_grad: applied to each gradient before the solver sees it.
 
   Returns:
     A :class:`ChaseResult`.
   """
+  kept_grad = start_grad if recover_grad else None
+  enough = subproblem.target + tolerance * (loss_found - subproblem.target)
 
   def take_step(params, loss, grad, solver_state):
     """One solver step; parameters keep their dtypes."""
     stepped, solver_state = solver.step(
-        solver_state, subproblem, params, loss, transform_grad(grad)
+      solver_state, subproblem, params, loss, transform_grad(grad)
     )
     return optax.tree.cast_like(stepped, params), solver_state
 
@@ -262,82 +265,80 @@ def chase(
     result = carry.result
     loss, grad = value_and_grad_fn(result.params)
     is_last = (
-        (loss <= subproblem.target)
-        | ~jnp.isfinite(loss)
-        | (result.num_steps >= max_steps)
+      (loss <= enough) | ~jnp.isfinite(loss) | (result.num_steps >= max_steps)
     )
     stepped, solver_state = take_step(
-        result.params, loss, grad, carry.solver_state
+      result.params, loss, grad, carry.solver_state
     )
     params = _where(is_last, result.params, stepped)
     num_steps = result.num_steps + (~is_last).astype(jnp.int32)
     is_over, is_reverted = is_last, result.is_reverted
+    if kept_grad is not None:
+      grad = optax.tree.cast_like(grad, kept_grad)
     if guard:
       is_good = (loss <= loss_found) & _all_finite(result.params)
       is_reverted = result.is_reverted | (is_last & ~is_good)
       params = _where(is_reverted, subproblem.anchor, params)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
-      if recover_grad:
+      if kept_grad is not None:
         # One more trip of this loop, at the anchor, recovers the gradient.
         is_over = jnp.where(is_reverted, result.is_reverted, is_last)
     else:
       is_over = is_last | (num_steps >= max_steps)
     return _ChaseCarry(
-        ChaseResult(
-            params=params,
-            grad=optax.tree.cast_like(grad, result.grad)
-            if recover_grad
-            else None,
-            loss=jnp.where(result.is_reverted, result.loss, loss),
-            num_steps=num_steps,
-            num_evaluations=result.num_evaluations + 1,
-            is_reverted=is_reverted,
-        ),
-        solver_state,
-        is_over,
+      ChaseResult(
+        params=params,
+        grad=None if kept_grad is None else grad,
+        loss=jnp.where(result.is_reverted, result.loss, loss),
+        num_steps=num_steps,
+        num_evaluations=result.num_evaluations + 1,
+        is_reverted=is_reverted,
+      ),
+      solver_state,
+      is_over,
     )
 
   solver_state = solver.init(subproblem)
   params, num_steps = start, jnp.zeros((), jnp.int32)
   if start_grad is not None:
     params, solver_state = take_step(
-        start, loss_found, start_grad, solver_state
+      start, loss_found, start_grad, solver_state
     )
     num_steps = num_steps + 1
   is_false = jnp.zeros((), bool)
   carry = _ChaseCarry(
-      ChaseResult(
-          params=params,
-          grad=start_grad if recover_grad else None,
-          loss=loss_found,
-          num_steps=num_steps,
-          num_evaluations=jnp.zeros((), jnp.int32),
-          is_reverted=is_false,
-      ),
-      solver_state,
-      is_over=is_false,
+    ChaseResult(
+      params=params,
+      grad=kept_grad,
+      loss=loss_found,
+      num_steps=num_steps,
+      num_evaluations=jnp.zeros((), jnp.int32),
+      is_reverted=is_false,
+    ),
+    solver_state,
+    is_over=is_false,
   )
   return jax.lax.while_loop(is_chasing, evaluate_then_step, carry).result
 
 
 def _where(condition: jax.Array, on_true: Any, on_false: Any) -> Any:
   return jax.tree.map(
-      lambda a, b: jnp.where(condition, a, b), on_true, on_false
+    lambda a, b: jnp.where(condition, a, b), on_true, on_false
   )
 
 
 def _subtract(params: optax.Params, directions: optax.Updates) -> optax.Params:
   """`params - directions`, in the dtype of the directions, then cast back."""
   return jax.tree.map(
-      lambda w, d: (w.astype(d.dtype) - d).astype(w.dtype), params, directions
+    lambda w, d: (w.astype(d.dtype) - d).astype(w.dtype), params, directions
   )
 
 
 def _squared_norm(tree: Any, dtype: Any) -> jax.Array:
   """Sum of squares of all leaves, accumulated in `dtype`."""
   return sum(
-      (jnp.sum(jnp.square(x.astype(dtype))) for x in jax.tree.leaves(tree)),
-      start=jnp.zeros((), dtype),
+    (jnp.sum(jnp.square(x.astype(dtype))) for x in jax.tree.leaves(tree)),
+    start=jnp.zeros((), dtype),
   )
 
 

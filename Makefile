@@ -1,0 +1,40 @@
+# make demo: ISGD on real data, one table and two figures.
+# make test: the test suite.
+# Both need Python >= 3.11 and make, and install the rest into .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= isgd-demo
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/.experiments
+	$(BIN)/isgd-jax demo --out $(OUT)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/step_cost.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# A folder that an interrupted installation left is made anew.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: pass a newer one, as in 'make test PYTHON=python3.12'." >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+$(VENV)/.experiments $(VENV)/.dev: $(VENV)/.%: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	touch $@

@@ -1,0 +1,244 @@
+"""One step of inconsistent SGD: the base update, the chase, and how they join.
+
+Two ways to join them, as plain functions: `chase_or_update` leaves the base
+optimizer's state alone on a chased step, `update_then_chase` advances it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isgd_jax import _control_chart
+from isgd_jax import _frozen_update
+from isgd_jax import _subproblem
+
+
+class Settings(NamedTuple):
+  """Arguments of `isgd`, with what sets the published algorithm apart."""
+
+  control_chart: _control_chart.ControlChart
+  solver: _subproblem.SubproblemSolver
+  chase_to: str
+  max_chase_steps: jax.typing.ArrayLike
+  conservative_weight: jax.typing.ArrayLike
+  base_update_when_chasing: bool
+  axis_name: str | tuple[str, ...] | None
+  has_aux: bool
+  # On a locally convex loss a Gauss-Newton step ends just above the target, and
+  # all steps would be taken: at 0.01 instead of 0, drifting streams kept their
+  # loss and the extra evaluations on a stationary one fell by a third.
+  tolerance: float = 0.01
+  guard: bool = True
+
+
+class Batch(NamedTuple):
+  """The batch at hand: what was found, and how to evaluate it again."""
+
+  loss: jax.Array
+  grad: optax.Updates | None
+  value_and_grad_fn: Callable[[optax.Params], tuple[jax.Array, optax.Updates]]
+  is_undertrained: jax.Array
+  target: jax.Array
+  num_training_steps: jax.Array
+
+
+# Optax's `update`, with the extra arguments bound: (updates, state, params).
+BaseUpdate = Callable[
+  [optax.Updates, optax.OptState, optax.Params],
+  tuple[optax.Updates, optax.OptState],
+]
+
+
+class Outcome(NamedTuple):
+  """What came of the chase that a step did or did not have; scalars."""
+
+  final_loss: jax.Array
+  num_chase_steps: jax.Array
+  num_evaluations: jax.Array
+  is_chased: jax.Array
+  is_reverted: jax.Array
+
+
+def chase_or_update(
+  settings: Settings,
+  base_update: BaseUpdate,
+  batch: Batch,
+  updates: optax.Updates,
+  base_state: optax.OptState,
+  params: optax.Params,
+) -> tuple[optax.Updates, optax.OptState, Outcome]:
+  """A chase in place of the base update, or else the base update.
+
+  One slot holds the gradient that the base update is to take, or the update
+  that the chase left. It passes through the loop in place, so that a step
+  without a chase copies nothing.
+  """
+
+  def run(slot):
+    """Chases from `params`; leaves its update, or the gradient, in the slot."""
+    slot = optax.tree.cast_like(slot, updates)
+    base_updates, _ = base_update(slot, base_state, params)
+    recover_grad = batch.grad is None
+    result = _subproblem.chase(
+      batch.value_and_grad_fn,
+      settings.solver,
+      _subproblem_of(settings, batch, params),
+      params,
+      loss_found=batch.loss,
+      max_steps=settings.max_chase_steps,
+      tolerance=settings.tolerance,
+      start_grad=slot if recover_grad else batch.grad,
+      recover_grad=recover_grad,
+      transform_grad=_keeping_still(base_updates),
+    )
+    fallback = result.grad if recover_grad else slot
+    chased = jax.tree.map(jnp.subtract, result.params, params)
+    left = jax.tree.map(
+      lambda g, u: jnp.where(result.is_reverted, *_promote(g, u)),
+      fallback,
+      chased,
+    )
+    return left, _outcome_of(result, batch.loss)
+
+  # Wide enough for both a gradient and an update; a no-op where they agree.
+  slot = jax.tree.map(lambda g, p: _promote(g, p)[0], updates, params)
+  slot, outcome = _run_once_if(
+    _is_chase_due(settings, batch), run, slot, no_chase(batch.loss)
+  )
+  is_kept = outcome.is_chased & ~outcome.is_reverted
+  base_updates, base_state = _frozen_update.update_unless(
+    is_kept,
+    base_update,
+    optax.tree.cast_like(slot, updates),
+    base_state,
+    params,
+  )
+  new_updates = jax.tree.map(
+    lambda s, u: jnp.where(is_kept, s.astype(u.dtype), u), slot, base_updates
+  )
+  return new_updates, base_state, outcome
+
+
+def update_then_chase(
+  settings: Settings,
+  base_update: BaseUpdate,
+  batch: Batch,
+  updates: optax.Updates,
+  base_state: optax.OptState,
+  params: optax.Params,
+) -> tuple[optax.Updates, optax.OptState, Outcome]:
+  """The base update, then a chase from where it led."""
+  updates, base_state = base_update(updates, base_state, params)
+
+  def run(base_updates):
+    """Chases from the updated parameters; leaves the sum of both updates."""
+    result = _subproblem.chase(
+      batch.value_and_grad_fn,
+      settings.solver,
+      _subproblem_of(settings, batch, params),
+      optax.apply_updates(params, base_updates),
+      loss_found=batch.loss,
+      max_steps=settings.max_chase_steps,
+      tolerance=settings.tolerance,
+      guard=settings.guard,
+      transform_grad=_keeping_still(base_updates),
+    )
+    # Unchanged bit for bit where no step was needed.
+    is_unmoved = result.is_reverted | (result.num_steps == 0)
+    left = jax.tree.map(
+      lambda u, new, old: jnp.where(is_unmoved, u, (new - old).astype(u.dtype)),
+      base_updates,
+      result.params,
+      params,
+    )
+    return left, _outcome_of(result, batch.loss)
+
+  updates, outcome = _run_once_if(
+    _is_chase_due(settings, batch), run, updates, no_chase(batch.loss)
+  )
+  return updates, base_state, outcome
+
+
+def _run_once_if(
+  is_due: jax.Array,
+  run: Callable[[optax.Updates], tuple[optax.Updates, Outcome]],
+  slot: optax.Updates,
+  outcome: Outcome,
+) -> tuple[optax.Updates, Outcome]:
+  """`run(slot)` if `is_due`, else `slot` and `outcome` as they are.
+
+  A loop of at most one trip, not a `cond`: XLA hands a loop's carry through in
+  place, and copies what passes through a conditional.
+  """
+
+  def body(carry):
+    is_due, slot, _ = carry
+    slot, outcome = run(slot)
+    return is_due & False, slot, outcome
+
+  _, slot, outcome = jax.lax.while_loop(
+    lambda carry: carry[0], body, (is_due, slot, outcome)
+  )
+  return slot, outcome
+
+
+def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
+  """Whether the batch is under-trained and there is a target to chase it to."""
+  is_allowed = jnp.asarray(settings.max_chase_steps) > 0
+  return batch.is_undertrained & jnp.isfinite(batch.target) & is_allowed
+
+
+def _subproblem_of(
+  settings: Settings, batch: Batch, params: optax.Params
+) -> _subproblem.Subproblem:
+  """The conservative subproblem of this batch."""
+  dtype = batch.loss.dtype
+  num_params = sum(p.size for p in jax.tree.leaves(params))
+  return _subproblem.Subproblem(
+    anchor=params,
+    target=batch.target,
+    damping=jnp.asarray(settings.conservative_weight, dtype) / num_params,
+    num_training_steps=batch.num_training_steps,
+  )
+
+
+def _keeping_still(
+  base_updates: optax.Updates,
+) -> Callable[[optax.Updates], optax.Updates]:
+  """Zeroes the gradient of the leaves that the base optimizer does not move."""
+  moves = jax.tree.map(lambda u: jnp.any(u != 0), base_updates)
+
+  def mask(grad):
+    return jax.tree.map(
+      lambda m, g: jnp.where(m, g, jnp.zeros_like(g)), moves, grad
+    )
+
+  return mask
+
+
+def _promote(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Both in the narrowest dtype that holds either, also in strict promotion."""
+  dtype = jnp.promote_types(jnp.result_type(a), jnp.result_type(b))
+  return jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+
+
+def no_chase(loss: jax.Array) -> Outcome:
+  """Outcome of a step without a chase."""
+  zero = jnp.zeros((), jnp.int32)
+  return Outcome(loss, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
+
+
+def _outcome_of(result: _subproblem.ChaseResult, loss: jax.Array) -> Outcome:
+  """Outcome of a chase of a batch found at `loss`."""
+  return Outcome(
+    final_loss=jnp.where(result.is_reverted, loss, result.loss),
+    num_chase_steps=result.num_steps,
+    num_evaluations=result.num_evaluations,
+    is_chased=jnp.ones((), bool),
+    is_reverted=result.is_reverted,
+  )

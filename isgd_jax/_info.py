@@ -1,0 +1,135 @@
+"""What inconsistent SGD reports: the scalars of the last step, and counters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isgd_jax import _chase_step
+from isgd_jax import _control_chart
+
+
+class ISGDInfo(NamedTuple):
+  """What inconsistent SGD saw and did; all arrays are scalars.
+
+  Attributes:
+    loss: loss of the last batch as it was found, floating.
+    mean: centre line of the chart that judged it, floating.
+    sigma: standard deviation of that chart, floating.
+    control_limit: its upper control limit, floating; `+inf` in Phase I.
+    is_undertrained: whether the loss was above the limit, boolean.
+    num_chase_steps: chase steps taken on the last batch, int32.
+    final_loss: loss that the chase left, floating; `loss` itself where there
+      was no chase or it was reverted. (`paper_isgd` does not evaluate the loss
+      after its last allowed step: there, the loss before that step.)
+    is_chase_reverted: whether the guard undid the chase and fell back to the
+      base update, boolean.
+    num_steps: training steps since init, int32.
+    num_undertrained: under-trained batches since init, int32.
+    num_chases_reverted: chases undone by the guard since init, int32.
+    num_gradient_evaluations: values-and-gradients of a batch since init, int32:
+      one a training step, and every one inside a chase.
+  """
+
+  loss: jax.Array
+  mean: jax.Array
+  sigma: jax.Array
+  control_limit: jax.Array
+  is_undertrained: jax.Array
+  num_chase_steps: jax.Array
+  final_loss: jax.Array
+  is_chase_reverted: jax.Array
+  num_steps: jax.Array
+  num_undertrained: jax.Array
+  num_chases_reverted: jax.Array
+  num_gradient_evaluations: jax.Array
+
+
+def get_info(opt_state: optax.OptState) -> ISGDInfo:
+  """The :class:`ISGDInfo` in an optimizer state, wherever it sits.
+
+  Args:
+    opt_state: state of a transformation that contains :func:`isgd` once, at any
+      depth of `optax.chain`, `optax.inject_hyperparams` and the like.
+
+  Returns:
+    The :class:`ISGDInfo`.
+
+  Raises:
+    ValueError: if there is none, or more than one.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax, isgd_jax
+    >>> optimizer = optax.chain(
+    ...     optax.clip_by_global_norm(1.0),
+    ...     isgd_jax.isgd(optax.adam(1e-3), isgd_jax.shewhart(50)))
+    >>> info = isgd_jax.get_info(optimizer.init(jnp.zeros(3)))
+    >>> print(info.num_steps)
+    0
+  """
+  is_info = lambda node: isinstance(node, ISGDInfo)
+  infos = [
+    node
+    for node in jax.tree.leaves(opt_state, is_leaf=is_info)
+    if is_info(node)
+  ]
+  if len(infos) != 1:
+    raise ValueError(
+      f'opt_state must hold one ISGDInfo, found {len(infos)} in a '
+      f'{type(opt_state).__name__}. Pass the state of an optimizer that '
+      'contains isgd exactly once.'
+    )
+  return infos[0]
+
+
+def initial_info(control_chart: _control_chart.ControlChart) -> ISGDInfo:
+  """Zeros, each its own buffer so that the state can be donated."""
+  _, reading = jax.eval_shape(
+    lambda: control_chart.update(control_chart.init(), 0.0)
+  )
+  dtype = reading.mean.dtype
+  return ISGDInfo(
+    loss=jnp.zeros((), dtype),
+    mean=jnp.zeros((), dtype),
+    sigma=jnp.zeros((), dtype),
+    control_limit=jnp.full((), jnp.inf, dtype),
+    is_undertrained=jnp.zeros((), bool),
+    num_chase_steps=jnp.zeros((), jnp.int32),
+    final_loss=jnp.zeros((), dtype),
+    is_chase_reverted=jnp.zeros((), bool),
+    num_steps=jnp.zeros((), jnp.int32),
+    num_undertrained=jnp.zeros((), jnp.int32),
+    num_chases_reverted=jnp.zeros((), jnp.int32),
+    num_gradient_evaluations=jnp.zeros((), jnp.int32),
+  )
+
+
+def next_info(
+  info: ISGDInfo,
+  loss: jax.Array,
+  reading: _control_chart.ChartReading,
+  outcome: _chase_step.Outcome,
+) -> ISGDInfo:
+  """The info after a step; its counters saturate rather than wrap."""
+  increment = optax.safe_increment
+  count_if = lambda n, condition: jnp.where(condition, increment(n), n)
+  num_evaluations = increment(info.num_gradient_evaluations)
+  room = jnp.iinfo(jnp.int32).max - num_evaluations
+  return ISGDInfo(
+    loss=loss,
+    mean=reading.mean,
+    sigma=reading.sigma,
+    control_limit=reading.upper_limit,
+    is_undertrained=reading.is_above,
+    num_chase_steps=outcome.num_chase_steps,
+    final_loss=outcome.final_loss,
+    is_chase_reverted=outcome.is_reverted,
+    num_steps=increment(info.num_steps),
+    num_undertrained=count_if(info.num_undertrained, reading.is_above),
+    num_chases_reverted=count_if(info.num_chases_reverted, outcome.is_reverted),
+    num_gradient_evaluations=num_evaluations
+    + jnp.minimum(outcome.num_evaluations, room),
+  )
