@@ -1,0 +1,24 @@
+"""What several test modules share."""
+
+import jax
+import optax
+
+
+def relaxed(
+  optimizer: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+  """`optimizer` under standard promotion: not all of Optax traces in strict.
+
+  Only its own code is relaxed; what wraps it stays strict.
+  """
+  optimizer = optax.with_extra_args_support(optimizer)
+
+  def init_fn(params):
+    with jax.numpy_dtype_promotion('standard'):
+      return optimizer.init(params)
+
+  def update_fn(updates, state, params=None, **extra_args):
+    with jax.numpy_dtype_promotion('standard'):
+      return optimizer.update(updates, state, params, **extra_args)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
