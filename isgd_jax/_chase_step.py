@@ -198,7 +198,7 @@ def _subproblem_of(
 ) -> _subproblem.Subproblem:
   """The conservative subproblem of this batch."""
   dtype = batch.loss.dtype
-  num_params = sum(p.size for p in jax.tree.leaves(params))
+  num_params = sum(jnp.size(p) for p in jax.tree.leaves(params))
   return _subproblem.Subproblem(
     anchor=params,
     target=batch.target,

@@ -77,13 +77,14 @@ def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
 
 def check_real_scalar(name: str, value: Any, remedy: str) -> None:
   """Raises unless `value` is a real number without dimensions."""
-  try:
-    shape, dtype = jnp.shape(value), jnp.result_type(value)
-    is_valid = shape == () and (
-      jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
+  if isinstance(value, (jax.Array, np.ndarray, np.generic, float, int)):
+    dtype = jnp.result_type(value)
+    is_real = any(
+      jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer)
     )
-    got = f'{dtype}{list(shape)}'
-  except TypeError:
+    is_valid = is_real and jnp.shape(value) == ()
+    got = f'{dtype}{list(jnp.shape(value))}'
+  else:
     is_valid, got = False, f'{value!r} of type {type(value).__name__}'
   if not is_valid:
     raise ValueError(f'{name} must be a real scalar, got {got}. {remedy}')

@@ -267,7 +267,7 @@ def _take_in(
   )
   losses = jax.lax.dynamic_index_in_dim(window, block, keepdims=False)
   count = _block_counts(state)[block]
-  is_in = jnp.arange(block_size) < count
+  is_in = jnp.arange(block_size, dtype=jnp.int32) < count
   anchor = losses[0]
   deviation = jnp.where(is_in, losses - anchor, 0.0)
   offset = jnp.sum(deviation) / jnp.maximum(count, 1).astype(losses.dtype)

@@ -11,11 +11,14 @@ the state is updated in place.
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
 from jax.extend import core as jax_core
 import jax.numpy as jnp
+
+from isgd_jax import _checks
 
 
 def update_unless(
@@ -39,6 +42,11 @@ def update_unless(
     The updates and the new state. Where `is_frozen`, the state is the old one
     bit for bit and the updates mean nothing.
   """
+  if not _checks.is_traced(is_frozen):
+    # Op by op there is no copy to avoid, and tracing would change the ops.
+    new_updates, new_state = update(updates, state, params)
+    keep = functools.partial(_keep_if, is_frozen)
+    return new_updates, jax.tree.map(keep, state, new_state)
   closed_jaxpr, shapes = jax.make_jaxpr(update, return_shape=True)(
     updates, state, params
   )
@@ -100,6 +108,7 @@ def update_unless(
 
 def _keep_if(is_frozen: jax.Array, old: Any, new: Any) -> jax.Array:
   """`old` where `is_frozen`, else `new`; arrays of one dtype, keys too."""
-  old = jnp.asarray(old) if not isinstance(old, jax.Array) else old
-  new = jnp.asarray(new, old.dtype)
+  old, new = jnp.asarray(old), jnp.asarray(new)
+  if new.dtype != old.dtype:
+    new = new.astype(old.dtype)
   return jnp.where(is_frozen, old, new)

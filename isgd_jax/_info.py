@@ -114,10 +114,6 @@ def next_info(
   outcome: _chase_step.Outcome,
 ) -> ISGDInfo:
   """The info after a step; its counters saturate rather than wrap."""
-  increment = optax.safe_increment
-  count_if = lambda n, condition: jnp.where(condition, increment(n), n)
-  num_evaluations = increment(info.num_gradient_evaluations)
-  room = jnp.iinfo(jnp.int32).max - num_evaluations
   return ISGDInfo(
     loss=loss,
     mean=reading.mean,
@@ -127,9 +123,16 @@ def next_info(
     num_chase_steps=outcome.num_chase_steps,
     final_loss=outcome.final_loss,
     is_chase_reverted=outcome.is_reverted,
-    num_steps=increment(info.num_steps),
-    num_undertrained=count_if(info.num_undertrained, reading.is_above),
-    num_chases_reverted=count_if(info.num_chases_reverted, outcome.is_reverted),
-    num_gradient_evaluations=num_evaluations
-    + jnp.minimum(outcome.num_evaluations, room),
+    num_steps=_add(info.num_steps, jnp.ones((), jnp.int32)),
+    num_undertrained=_add(info.num_undertrained, reading.is_above),
+    num_chases_reverted=_add(info.num_chases_reverted, outcome.is_reverted),
+    num_gradient_evaluations=_add(
+      info.num_gradient_evaluations, 1 + outcome.num_evaluations
+    ),
   )
+
+
+def _add(counter: jax.Array, increment: jax.Array) -> jax.Array:
+  """`counter + increment`, at most the largest int32."""
+  room = jnp.iinfo(jnp.int32).max - counter
+  return counter + jnp.minimum(increment.astype(jnp.int32), room)

@@ -276,7 +276,8 @@ def chase(
     if kept_grad is not None:
       grad = optax.tree.cast_like(grad, kept_grad)
     if guard:
-      is_good = (loss <= loss_found) & _all_finite(result.params)
+      is_good = jnp.isfinite(loss) & (loss <= loss_found)
+      is_good &= _all_finite(result.params)
       is_reverted = result.is_reverted | (is_last & ~is_good)
       params = _where(is_reverted, subproblem.anchor, params)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)

@@ -67,14 +67,10 @@ class Sgd:
   def update(self, grad):
     if self.trace is None:
       self.trace = tree_map(np.zeros_like, grad)
-    self.trace = tree_map(
-      lambda t, g: g + self.momentum * t, self.trace, grad
-    )
+    self.trace = tree_map(lambda t, g: g + self.momentum * t, self.trace, grad)
     direction = self.trace
     if self.nesterov:
-      direction = tree_map(
-        lambda t, g: g + self.momentum * t, self.trace, grad
-      )
+      direction = tree_map(lambda t, g: g + self.momentum * t, self.trace, grad)
     return tree_map(lambda d: -self.learning_rate * d, direction)
 
 
@@ -205,8 +201,7 @@ def run_paper_isgd(
         gap = loss - limit
         params = tree_map(
           lambda p, g, a, gap=gap: (
-            p
-            - chase_learning_rate * (gap * g + EPSILON / num_params * (p - a))
+            p - chase_learning_rate * (gap * g + EPSILON / num_params * (p - a))
           ),
           params,
           w_grad,

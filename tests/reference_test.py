@@ -1,4 +1,4 @@
-"""Whole trajectories against the NumPy oracle, and the oracle against itself."""
+"""Whole trajectories against the NumPy oracle, and the oracle itself."""
 
 import chex
 import jax
@@ -22,7 +22,10 @@ BASES = {
     lambda: reference.Sgd(0.05, 0.9, nesterov=True),
     lambda: optax.sgd(0.05, momentum=0.9, nesterov=True),
   ),
-  'adam': (lambda: reference.Adam(0.01), lambda: helpers.relaxed(optax.adam(0.01))),
+  'adam': (
+    lambda: reference.Adam(0.01),
+    lambda: helpers.relaxed(optax.adam(0.01)),
+  ),
 }
 
 
