@@ -87,14 +87,13 @@ def chase_or_update(
     result = _subproblem.chase(
       batch.value_and_grad_fn,
       settings.solver,
-      _subproblem_of(settings, batch, params),
+      _subproblem_of(settings, batch, params, base_updates),
       params,
       loss_found=batch.loss,
       max_steps=settings.max_chase_steps,
       tolerance=settings.tolerance,
       start_grad=slot if recover_grad else batch.grad,
       recover_grad=recover_grad,
-      transform_grad=_keeping_still(base_updates),
     )
     fallback = result.grad if recover_grad else slot
     chased = jax.tree.map(jnp.subtract, result.params, params)
@@ -140,13 +139,12 @@ def update_then_chase(
     result = _subproblem.chase(
       batch.value_and_grad_fn,
       settings.solver,
-      _subproblem_of(settings, batch, params),
+      _subproblem_of(settings, batch, params, base_updates),
       optax.apply_updates(params, base_updates),
       loss_found=batch.loss,
       max_steps=settings.max_chase_steps,
       tolerance=settings.tolerance,
       guard=settings.guard,
-      transform_grad=_keeping_still(base_updates),
     )
     # Unchanged bit for bit where no step was needed.
     is_unmoved = result.is_reverted | (result.num_steps == 0)
@@ -194,9 +192,15 @@ def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
 
 
 def _subproblem_of(
-  settings: Settings, batch: Batch, params: optax.Params
+  settings: Settings,
+  batch: Batch,
+  params: optax.Params,
+  base_updates: optax.Updates,
 ) -> _subproblem.Subproblem:
-  """The conservative subproblem of this batch."""
+  """The conservative subproblem of this batch.
+
+  A leaf that the base optimizer does not move is frozen for the chase too.
+  """
   dtype = batch.loss.dtype
   num_params = sum(jnp.size(p) for p in jax.tree.leaves(params))
   return _subproblem.Subproblem(
@@ -204,26 +208,14 @@ def _subproblem_of(
     target=batch.target,
     damping=jnp.asarray(settings.conservative_weight, dtype) / num_params,
     num_training_steps=batch.num_training_steps,
+    is_movable=jax.tree.map(lambda u: jnp.any(u != 0), base_updates),
   )
-
-
-def _keeping_still(
-  base_updates: optax.Updates,
-) -> Callable[[optax.Updates], optax.Updates]:
-  """Zeroes the gradient of the leaves that the base optimizer does not move."""
-  moves = jax.tree.map(lambda u: jnp.any(u != 0), base_updates)
-
-  def mask(grad):
-    return jax.tree.map(
-      lambda m, g: jnp.where(m, g, jnp.zeros_like(g)), moves, grad
-    )
-
-  return mask
 
 
 def _promote(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Both in the narrowest dtype that holds either, also in strict promotion."""
-  dtype = jnp.promote_types(jnp.result_type(a), jnp.result_type(b))
+  with jax.numpy_dtype_promotion('standard'):
+    dtype = jnp.promote_types(jnp.result_type(a), jnp.result_type(b))
   return jnp.asarray(a, dtype), jnp.asarray(b, dtype)
 
 

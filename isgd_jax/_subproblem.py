@@ -35,12 +35,16 @@ class Subproblem(NamedTuple):
     damping: :math:`\varepsilon / n_w`, weight of the conservative constraint
       per parameter, floating scalar.
     num_training_steps: training steps taken before this one, int32 scalar.
+    is_movable: which leaves may move, pytree of boolean scalars with the
+      structure of the parameters. The chase holds the others still whatever the
+      solver returns; a solver that measures the gradient leaves them out.
   """
 
   anchor: optax.Params
   target: jax.Array
   damping: jax.Array
   num_training_steps: jax.Array
+  is_movable: Any
 
 
 class SubproblemSolver(NamedTuple):
@@ -92,7 +96,8 @@ def gauss_newton() -> SubproblemSolver:
     >>> import jax.numpy as jnp, isgd_jax
     >>> solver = isgd_jax.gauss_newton()
     >>> problem = isgd_jax.Subproblem(
-    ...     anchor=jnp.zeros(2), target=1.0, damping=0.0, num_training_steps=0)
+    ...     anchor=jnp.zeros(2), target=1.0, damping=0.0,
+    ...     num_training_steps=0, is_movable=True)
     >>> grad = jnp.array([3.0, 4.0])
     >>> params, _ = solver.step((), problem, jnp.zeros(2), 6.0, grad)
     >>> print(params)  # (6 - 1) / 25 of the gradient
@@ -109,7 +114,8 @@ def gauss_newton() -> SubproblemSolver:
 
   def step_fn(state, subproblem, params, loss, grad):
     dtype = jnp.result_type(loss)
-    denominator = subproblem.damping + _squared_norm(grad, dtype)
+    squared_norm = _squared_norm(grad, subproblem.is_movable, dtype)
+    denominator = subproblem.damping + squared_norm
     gap = loss - subproblem.target
     length = jnp.where(denominator > 0, gap / denominator, 0.0)
     direction = jax.tree.map(lambda g: length * g.astype(dtype), grad)
@@ -214,7 +220,6 @@ def chase(
   guard: bool = True,
   start_grad: optax.Updates | None = None,
   recover_grad: bool = False,
-  transform_grad: Callable[[optax.Updates], optax.Updates] = lambda g: g,
 ) -> ChaseResult:
   """Steps the solver until the loss is at its target, or `max_steps` are taken.
 
@@ -242,7 +247,6 @@ def chase(
     recover_grad: whether a reverted chase that was given `start_grad` is to
       return the gradient at the anchor. That takes one more evaluation, in
       place of a copy of the gradient held through every chase.
-    transform_grad: applied to each gradient before the solver sees it.
 
   Returns:
     A :class:`ChaseResult`.
@@ -251,11 +255,19 @@ def chase(
   enough = subproblem.target + tolerance * (loss_found - subproblem.target)
 
   def take_step(params, loss, grad, solver_state):
-    """One solver step; parameters keep their dtypes."""
+    """One solver step, of the leaves that may move; dtypes are kept."""
     stepped, solver_state = solver.step(
-      solver_state, subproblem, params, loss, transform_grad(grad)
+      solver_state, subproblem, params, loss, grad
     )
-    return optax.tree.cast_like(stepped, params), solver_state
+    stepped = jax.tree.map(
+      lambda is_movable, new, old: jnp.where(
+        is_movable, jnp.asarray(new).astype(old.dtype), old
+      ),
+      subproblem.is_movable,
+      stepped,
+      params,
+    )
+    return stepped, solver_state
 
   def is_chasing(carry: _ChaseCarry) -> jax.Array:
     return ~carry.is_over
@@ -335,12 +347,19 @@ def _subtract(params: optax.Params, directions: optax.Updates) -> optax.Params:
   )
 
 
-def _squared_norm(tree: Any, dtype: Any) -> jax.Array:
-  """Sum of squares of all leaves, accumulated in `dtype`."""
-  return sum(
-    (jnp.sum(jnp.square(x.astype(dtype))) for x in jax.tree.leaves(tree)),
-    start=jnp.zeros((), dtype),
+def _squared_norm(
+  grad: optax.Updates, is_movable: Any, dtype: Any
+) -> jax.Array:
+  """Sum of squares over the leaves that may move, accumulated in `dtype`.
+
+  The sums are masked, not the gradient, which would be stored once more.
+  """
+  squares = jax.tree.map(
+    lambda m, g: jnp.where(m, jnp.sum(jnp.square(g.astype(dtype))), 0.0),
+    is_movable,
+    grad,
   )
+  return sum(jax.tree.leaves(squares), start=jnp.zeros((), dtype))
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -19,6 +19,7 @@ def make_subproblem(anchor, target, damping=0.0, num_training_steps=0):
     target=jnp.float32(target),
     damping=jnp.float32(damping),
     num_training_steps=jnp.int32(num_training_steps),
+    is_movable=jax.tree.map(lambda _: True, anchor),
   )
 
 

@@ -1,5 +1,7 @@
 """Streams: one pass, seeded, drifting exactly where they say."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,8 +14,10 @@ NUM_IMAGES = 40
 NUM_CLASSES = 4
 # Image i is i, i + 0.1, i + 0.2, i + 0.3: it says who it is, pixel by pixel.
 IMAGES = (
-  np.arange(NUM_IMAGES)[:, None] + 0.1 * np.arange(4)[None, :]
-).reshape(NUM_IMAGES, 2, 2, 1).astype(np.float32)
+  (np.arange(NUM_IMAGES)[:, None] + 0.1 * np.arange(4)[None, :])
+  .reshape(NUM_IMAGES, 2, 2, 1)
+  .astype(np.float32)
+)
 LABELS = (np.arange(NUM_IMAGES) % NUM_CLASSES).astype(np.int32)
 
 
@@ -44,9 +48,7 @@ def segments(stream):
   """The batches, cut at the stream's own change points."""
   batches = list(stream.batches)
   bounds = [0, *stream.change_points, len(batches)]
-  return [
-    batches[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)
-  ]
+  return [batches[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 @pytest.mark.parametrize('make', [drifting, shuffled])
@@ -56,7 +58,8 @@ def test_same_seed_same_stream_and_other_seed_another(make):
     np.testing.assert_array_equal(images, images2)
     np.testing.assert_array_equal(labels, labels2)
   assert any(
-    not np.array_equal(a, b) for (a, _), (b, _) in zip(first, other, strict=True)
+    not np.array_equal(a, b)
+    for (a, _), (b, _) in zip(first, other, strict=True)
   )
 
 
@@ -110,7 +113,7 @@ def test_label_drift_is_a_bijection_that_changes_at_the_change_points(
     assert len(pairs) == NUM_CLASSES  # one value for each label ...
     assert set(mapping.values()) == set(range(NUM_CLASSES))  # ... all taken
     mappings.append(mapping)
-  for before, after in zip(mappings[:-1], mappings[1:], strict=True):
+  for before, after in itertools.pairwise(mappings):
     assert all(before[label] != after[label] for label in before)
 
 

@@ -1,0 +1,137 @@
+"""What a step without a chase costs, read from the compiled program.
+
+Deterministic guards of the speed promises: a regression fails without a clock.
+`benchmarks/` has the times.
+"""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isgd_jax
+
+# As wide as the batch is small: the parameters dominate the memory.
+SIZES = (128, 256, 10)
+BATCH_SIZE = 32
+BASES = {
+  'sgd': optax.sgd(0.1),
+  'momentum': optax.sgd(0.1, momentum=0.9),
+  'adam': optax.adam(1e-3),
+}
+PARAM_SHAPES = list(itertools.pairwise(SIZES))
+
+
+def loss_fn(params, batch):
+  x, y = batch
+  *hidden, (w_out, b_out) = params
+  for w, b in hidden:
+    x = jax.nn.relu(x @ w + b)
+  logits = x @ w_out + b_out
+  return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
+
+
+def compile_step(optimizer, donate):
+  """The compiled training step."""
+  params = [(jnp.zeros(shape), jnp.zeros(shape[1])) for shape in PARAM_SHAPES]
+  batch = (
+    jnp.zeros((BATCH_SIZE, SIZES[0])),
+    jnp.zeros(BATCH_SIZE, jnp.int32),
+  )
+
+  def step(params, opt_state, batch):
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = optimizer.update(
+      grads,
+      opt_state,
+      params,
+      value=loss,
+      value_fn=lambda p: loss_fn(p, batch),
+    )
+    return optax.apply_updates(params, updates), opt_state
+
+  with jax.numpy_dtype_promotion('standard'):
+    return (
+      jax.jit(step, donate_argnums=(0, 1) if donate else ())
+      .lower(params, optimizer.init(params), batch)
+      .compile()
+    )
+
+
+def entry_instructions(compiled):
+  """Instructions of the entry computation: the path without a chase."""
+  text = compiled.as_text()
+  return text[text.index('\nENTRY') :].splitlines()
+
+
+def parameter_copies(compiled):
+  shapes = '|'.join(rf'f32\[{a},{b}\]' for a, b in PARAM_SHAPES)
+  pattern = re.compile(rf'= ({shapes})\S* copy\(')
+  return [line for line in entry_instructions(compiled) if pattern.search(line)]
+
+
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize('donate', [False, True])
+def test_no_parameter_is_copied_on_a_step_without_a_chase(base, donate):
+  optimizer = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(1_000_000))
+  compiled = compile_step(optimizer, donate)
+  assert parameter_copies(compiled) == []
+  if donate:  # Nor the window.
+    window = [
+      line
+      for line in entry_instructions(compiled)
+      if 'f32[1000,1000]' in line and ' copy(' in line
+    ]
+    assert window == []
+
+
+@pytest.mark.parametrize('base', BASES)
+def test_one_data_dependent_branch_on_a_step_without_a_chase(base):
+  optimizer = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(100))
+  instructions = entry_instructions(compile_step(optimizer, donate=True))
+  branches = [
+    line for line in instructions if re.search(r' (while|conditional)\(', line)
+  ]
+  assert len(branches) == 1, branches
+
+
+@pytest.mark.parametrize('base', BASES)
+def test_the_base_update_and_the_gradient_are_computed_once(base):
+  """As many matrix products before and after the chase as the base has."""
+
+  def num_products(optimizer):
+    pattern = re.compile(r' dot\(|dot_general')
+    lines = entry_instructions(compile_step(optimizer, donate=True))
+    return sum(
+      bool(pattern.search(line.split('metadata')[0])) or '/dot_general' in line
+      for line in lines
+    )
+
+  isgd = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(100))
+  expected = num_products(optax.with_extra_args_support(BASES[base]))
+  assert num_products(isgd) == expected >= 5
+
+
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize('donate', [False, True])
+def test_peak_memory_is_at_most_1_3_copies_of_the_parameters_above_the_base(
+  base, donate
+):
+  def live_bytes(optimizer):
+    memory = compile_step(optimizer, donate).memory_analysis()
+    return (
+      memory.temp_size_in_bytes
+      + memory.output_size_in_bytes
+      - memory.alias_size_in_bytes
+    )
+
+  isgd = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(10))
+  extra = live_bytes(isgd) - live_bytes(
+    optax.with_extra_args_support(BASES[base])
+  )
+  one_copy = 4 * sum(np.prod(shape) + shape[1] for shape in PARAM_SHAPES)
+  assert extra <= 1.3 * one_copy, extra / one_copy

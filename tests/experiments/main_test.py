@@ -1,0 +1,175 @@
+"""The command line: clear errors before any compute, and a clean Ctrl-C."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import isgd_jax
+from isgd_jax.experiments import main
+
+ENVIRONMENT = {
+  **os.environ,
+  'PYTHONPATH': str(pathlib.Path(isgd_jax.__file__).parents[1]),
+  'JAX_PLATFORMS': 'cpu',
+}
+RUN = 'from isgd_jax.experiments.main import main; main()'
+TIME_LIMIT_SECONDS = 60
+
+
+def run(*args, code=RUN):
+  return subprocess.run(
+    [sys.executable, '-c', code, *args],
+    capture_output=True,
+    text=True,
+    timeout=TIME_LIMIT_SECONDS,
+    env=ENVIRONMENT,
+    check=False,
+  )
+
+
+def exit_code_and_stderr(capsys, *args):
+  with pytest.raises(SystemExit) as exit_info:
+    main.main(args)
+  out, err = capsys.readouterr()
+  assert out == ''
+  return exit_info.value.code, err
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (
+      ['--dataset', 'digit'],
+      "unknown data set 'digit'; did you mean 'digits'?",
+    ),
+    (['--model', 'mpl'], "unknown model 'mpl'; did you mean 'mlp'?"),
+    (
+      ['--bases', 'adam', 'momentun'],
+      "unknown base optimizer 'momentun'; did you mean 'momentum'?",
+    ),
+    (['--bases', 'zzz'], "(valid: 'adam', 'momentum', 'nesterov', 'sgd')"),
+    (['--bases'], 'name one or more'),
+    (['--bases', 'adam', 'adam'], 'each once'),
+    (['--seed', '-1'], 'seed must not be negative, got -1'),
+  ],
+)
+def test_bad_input_is_named_and_nothing_is_made(
+  tmp_path, capsys, args, message
+):
+  out = tmp_path / 'out'
+  code, err = exit_code_and_stderr(capsys, 'demo', '--out', str(out), *args)
+  assert code == 2
+  assert message in err
+  assert len(err.splitlines()) == 1
+  assert not out.exists()
+
+
+def test_unwritable_folder_is_named_with_a_remedy(tmp_path, capsys):
+  file = tmp_path / 'file'
+  file.write_text('mine')
+  code, err = exit_code_and_stderr(capsys, 'demo', '--out', str(file / 'out'))
+  assert code == 2
+  assert f"cannot write results to '{file}/out'" in err
+  assert '--out' in err
+  assert len(err.splitlines()) == 1
+  assert file.read_text() == 'mine'
+
+
+@pytest.mark.parametrize('args', [[], ['dmeo'], ['demo', '--sede', '1']])
+def test_unknown_words_are_refused(capsys, args):
+  with pytest.raises(SystemExit) as exit_info:
+    main.main(args)
+  assert exit_info.value.code == 2
+  assert 'demo' in capsys.readouterr().err
+
+
+def test_help_names_the_subcommand_and_its_options(capsys):
+  for args, words in {
+    ('--help',): ['demo', 'Compare ISGD'],
+    ('demo', '--help'): [
+      '--out',
+      '--seed',
+      '--quick',
+      '--dataset',
+      '--model',
+      '--bases',
+      'momentum',
+    ],
+  }.items():
+    with pytest.raises(SystemExit) as exit_info:
+      main.main(args)
+    assert exit_info.value.code == 0
+    out = capsys.readouterr().out
+    for word in words:
+      assert word in out
+
+
+def test_a_process_shows_no_traceback():
+  finished = run('demo', '--model', 'mpl')
+  assert finished.returncode == 2
+  assert 'Traceback' not in finished.stderr
+  assert "did you mean 'mlp'?" in finished.stderr
+
+
+@pytest.mark.parametrize('package', ['tyro', 'flax', 'tqdm', 'sklearn'])
+def test_a_missing_package_names_the_extra(package, tmp_path):
+  code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
+  finished = run('demo', '--quick', '--out', str(tmp_path / 'out'), code=code)
+  assert finished.returncode == 1
+  assert "pip install 'isgd_jax[experiments]'" in finished.stderr
+  assert len(finished.stderr.splitlines()) == 1
+
+
+def test_the_module_runs_as_the_script_does():
+  finished = subprocess.run(
+    [sys.executable, '-m', 'isgd_jax.experiments', '--help'],
+    capture_output=True,
+    text=True,
+    timeout=TIME_LIMIT_SECONDS,
+    env=ENVIRONMENT,
+    check=True,
+  )
+  assert 'usage: isgd-jax' in finished.stdout
+
+
+def test_ctrl_c_keeps_what_was_written_and_says_where(tmp_path):
+  path = tmp_path / 'out' / 'runs.jsonl'
+  # A process that a shell started in the background ignores SIGINT.
+  code = (
+    'import signal; signal.signal(signal.SIGINT, signal.default_int_handler); '
+    + RUN
+  )
+  process = subprocess.Popen(
+    [sys.executable, '-c', code, 'demo', '--out', str(path.parent)],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=ENVIRONMENT,
+  )
+  try:
+    deadline = time.monotonic() + TIME_LIMIT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+      with contextlib.suppress(FileNotFoundError):
+        if len(path.read_text().splitlines()) >= 3:
+          break
+      time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=TIME_LIMIT_SECONDS)
+  finally:
+    process.kill()
+    process.wait()
+  records = [json.loads(line) for line in path.read_text().splitlines()]
+  assert process.returncode == 130
+  assert out == ''
+  assert err == (
+    f'isgd-jax: interrupted: {len(records)} of 272 runs are kept in {path}\n'
+  )
+  assert len(records) >= 3
+  assert [p.name for p in path.parent.iterdir()] == ['runs.jsonl']
