@@ -72,23 +72,22 @@ class ShewhartState(NamedTuple):
   a running sum, so no rounding error accumulates, and one update costs
   O(sqrt(window_size)).
 
+  The fields are few because each leaf of an optimizer state costs a microsecond
+  or two whenever a step is dispatched.
+
   Attributes:
     window: losses, float[num_blocks, block_size].
-    block_anchor: one loss of each block, float[num_blocks]. Deviations are
-      taken from it, which keeps the digits of small noise on a large loss.
-    block_offset: mean of each block minus its anchor, float[num_blocks].
-    block_squares: each block's sum of squared deviations from its own mean,
-      float[num_blocks].
-    position: where the next loss goes, int32 scalar in [0, window_size).
-    num_in_window: losses in the window so far, int32 scalar.
+    block_summaries: float[3, num_blocks], of each block its anchor, its mean
+      minus the anchor, and its sum of squared deviations from its mean. The
+      anchor is one of its losses: deviations from it keep the digits of small
+      noise on a large loss.
+    num_taken_in: int32 scalar, losses taken in so far; from 2 window_size on,
+      less as many whole windows as bring it below that.
   """
 
   window: jax.Array
-  block_anchor: jax.Array
-  block_offset: jax.Array
-  block_squares: jax.Array
-  position: jax.Array
-  num_in_window: jax.Array
+  block_summaries: jax.Array
+  num_taken_in: jax.Array
 
 
 def shewhart(
@@ -179,16 +178,13 @@ def _shewhart(
   def init_fn() -> ShewhartState:
     return ShewhartState(
       window=jnp.zeros((num_blocks, block_size)),
-      block_anchor=jnp.zeros(num_blocks),
-      block_offset=jnp.zeros(num_blocks),
-      block_squares=jnp.zeros(num_blocks),
-      position=jnp.zeros((), jnp.int32),
-      num_in_window=jnp.zeros((), jnp.int32),
+      block_summaries=jnp.zeros((3, num_blocks)),
+      num_taken_in=jnp.zeros((), jnp.int32),
     )
 
   def read(state: ShewhartState, loss: jax.Array, is_full) -> ChartReading:
     """Judges `loss` against the window, in Phase II if `is_full`."""
-    mean, sigma = _mean_and_sigma(state)
+    mean, sigma = _mean_and_sigma(state, window_size)
     width = jnp.where(is_full, sigma_multiplier * sigma, jnp.inf)
     lower_limit, upper_limit = mean - width, mean + width
     is_finite = jnp.isfinite(loss)
@@ -205,7 +201,7 @@ def _shewhart(
     state: ShewhartState, loss: jax.typing.ArrayLike
   ) -> tuple[ShewhartState, ChartReading]:
     loss = jnp.asarray(loss).astype(state.window.dtype)
-    is_full = state.num_in_window == window_size
+    is_full = state.num_taken_in >= window_size
     if judges_itself:
       state = _take_in(state, loss, window_size)
       return state, read(state, loss, is_full)
@@ -225,27 +221,27 @@ def _block_size(window_size: int) -> int:
   return window_size if window_size <= 512 else math.isqrt(window_size - 1) + 1
 
 
-def _block_counts(state: ShewhartState) -> jax.Array:
+def _block_counts(state: ShewhartState, window_size: int) -> jax.Array:
   """Number of losses in each block so far, int32[num_blocks]."""
   num_blocks, block_size = state.window.shape
+  num_in_window = jnp.minimum(state.num_taken_in, window_size)
   start = block_size * jnp.arange(num_blocks, dtype=jnp.int32)
-  return jnp.clip(state.num_in_window - start, 0, block_size)
+  return jnp.clip(num_in_window - start, 0, block_size)
 
 
-def _mean_and_sigma(state: ShewhartState) -> tuple[jax.Array, jax.Array]:
+def _mean_and_sigma(
+  state: ShewhartState, window_size: int
+) -> tuple[jax.Array, jax.Array]:
   """Mean and population standard deviation of the window; 0 if it is empty."""
-  dtype = state.window.dtype
-  counts = _block_counts(state).astype(dtype)
+  counts = _block_counts(state, window_size).astype(state.window.dtype)
   # Not 0 / 0: jax_debug_nans is to find the user's NaNs, not ours.
-  total = jnp.maximum(state.num_in_window, 1).astype(dtype)
-  anchor = state.block_anchor[0]
-  deviation = jnp.where(
-    counts > 0, (state.block_anchor - anchor) + state.block_offset, 0.0
-  )
-  offset = jnp.sum(counts * deviation) / total
-  between = jnp.sum(counts * jnp.square(deviation - offset))
-  squares = jnp.sum(state.block_squares) + between
-  return anchor + offset, jnp.sqrt(squares / total)
+  total = jnp.maximum(jnp.sum(counts), 1.0)
+  anchors, offsets, squares = state.block_summaries
+  deviations = jnp.where(counts > 0, (anchors - anchors[0]) + offsets, 0.0)
+  offset = jnp.sum(counts * deviations) / total
+  between = jnp.sum(counts * jnp.square(deviations - offset))
+  sigma = jnp.sqrt((jnp.sum(squares) + between) / total)
+  return anchors[0] + offset, sigma
 
 
 def _take_in(
@@ -254,26 +250,29 @@ def _take_in(
   """Puts a finite `loss` in the place of the oldest; leaves out any other."""
   block_size = state.window.shape[1]
   is_finite = jnp.isfinite(loss)
-  block, column = jnp.divmod(state.position, block_size)
-  oldest = state.window[block, column]
-  window = state.window.at[block, column].set(
-    jnp.where(is_finite, loss, oldest), mode='promise_in_bounds'
+  position = jax.lax.rem(state.num_taken_in, jnp.int32(window_size))
+  block = jax.lax.div(position, jnp.int32(block_size))
+  place = (block, position - block * block_size)
+  window = state.window.at[place].set(
+    jnp.where(is_finite, loss, state.window[place]), mode='promise_in_bounds'
   )
-  taken_in = is_finite.astype(jnp.int32)
+  num_taken_in = state.num_taken_in + is_finite.astype(jnp.int32)
   state = state._replace(
     window=window,
-    position=(state.position + taken_in) % window_size,
-    num_in_window=jnp.minimum(state.num_in_window + taken_in, window_size),
+    num_taken_in=jnp.where(
+      num_taken_in < 2 * window_size, num_taken_in, window_size
+    ),
   )
   losses = jax.lax.dynamic_index_in_dim(window, block, keepdims=False)
-  count = _block_counts(state)[block]
+  count = _block_counts(state, window_size)[block]
   is_in = jnp.arange(block_size, dtype=jnp.int32) < count
   anchor = losses[0]
-  deviation = jnp.where(is_in, losses - anchor, 0.0)
-  offset = jnp.sum(deviation) / jnp.maximum(count, 1).astype(losses.dtype)
-  squares = jnp.sum(jnp.where(is_in, jnp.square(deviation - offset), 0.0))
+  deviations = jnp.where(is_in, losses - anchor, 0.0)
+  offset = jnp.sum(deviations) / jnp.maximum(count, 1).astype(losses.dtype)
+  squares = jnp.sum(jnp.where(is_in, jnp.square(deviations - offset), 0.0))
+  summary = jnp.stack([anchor, offset, squares])
   return state._replace(
-    block_anchor=state.block_anchor.at[block].set(anchor),
-    block_offset=state.block_offset.at[block].set(offset),
-    block_squares=state.block_squares.at[block].set(squares),
+    block_summaries=state.block_summaries.at[:, block].set(
+      summary, mode='promise_in_bounds'
+    )
   )

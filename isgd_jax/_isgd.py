@@ -30,12 +30,12 @@ class ISGDState(NamedTuple):
   Attributes:
     base_state: state of the base optimizer.
     chart_state: state of the control chart.
-    info: an :class:`ISGDInfo`.
+    packed_info: what the last step saw and did; :func:`get_info` unpacks it.
   """
 
   base_state: optax.OptState
   chart_state: Any
-  info: _info.ISGDInfo
+  packed_info: _info.PackedInfo
 
 
 def isgd(
@@ -310,7 +310,7 @@ def _make(
         ),
         is_undertrained=reading.is_above,
         target=reading.mean if is_to_mean else reading.upper_limit,
-        num_training_steps=state.info.num_steps,
+        num_training_steps=_info.unpack(state.packed_info).num_steps,
       )
       step = (
         _chase_step.update_then_chase
@@ -320,8 +320,8 @@ def _make(
       updates, base_state, outcome = step(
         settings, base_update, batch, updates, state.base_state, params
       )
-    info = _info.next_info(state.info, loss, reading, outcome)
-    return updates, ISGDState(base_state, chart_state, info)
+    packed_info = _info.next_info(state.packed_info, loss, reading, outcome)
+    return updates, ISGDState(base_state, chart_state, packed_info)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -135,7 +135,7 @@ class CommonTest(chex.TestCase):
       opt_state,
       transform_non_params=lambda _: 'other',
     )
-    self.assertEqual(specs.info.loss, 'other')
+    self.assertEqual(specs.packed_info.floats, 'other')
     shapes = jax.eval_shape(optimizer.init, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, opt_state)
     after = jax.eval_shape(
@@ -179,7 +179,7 @@ class CommonTest(chex.TestCase):
       params = _initial_params(dtype)
       opt_state = optimizer.init(params)
       statistic = 'float64' if dtype == 'float64' else 'float32'
-      self.assertEqual(opt_state.info.mean.dtype, statistic)
+      self.assertEqual(isgd_jax.get_info(opt_state).mean.dtype, statistic)
       step = jax.jit(
         functools.partial(_step, optimizer, value_dtype=value_dtype)
       )

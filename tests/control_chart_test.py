@@ -96,7 +96,9 @@ def test_flags_follow_from_the_limits(losses, key):
   # Phase I: nothing is flagged before the window holds window_size losses.
   seen_before = np.cumsum(is_finite) - is_finite
   assert not (above | below)[seen_before < window_size].any()
-  assert int(state.num_in_window) == min(is_finite.sum(), window_size)
+  assert min(int(state.num_taken_in), window_size) == min(
+    is_finite.sum(), window_size
+  )
   assert np.isfinite(np.asarray(state.window)).all()
 
 
@@ -120,7 +122,7 @@ WINSORIZED_UPDATE = jax.jit(isgd_jax.shewhart(6, 2.0, winsorize=True).update)
 def test_a_loss_enters_the_winsorized_window_clipped_to_its_limits(losses):
   state = isgd_jax.shewhart(6, 2.0, winsorize=True).init()
   for loss in losses[:14]:
-    position = int(state.position)
+    position = int(state.num_taken_in) % 6
     state, reading = WINSORIZED_UPDATE(state, jnp.float32(loss))
     entered = float(state.window.reshape(-1)[position])
     expected = np.clip(

@@ -119,7 +119,7 @@ def test_invariant_1_never_triggered_is_the_base_optimizer_under_jit(base):
   chex.assert_trees_all_close(
     state.base_state, base_state, rtol=1e-3, atol=1e-6
   )
-  assert int(state.info.num_gradient_evaluations) == 30
+  assert int(isgd_jax.get_info(state).num_gradient_evaluations) == 30
 
 
 def test_with_no_chase_steps_the_chart_only_watches():
@@ -233,10 +233,10 @@ def test_invariant_3_a_non_finite_loss_starts_no_chase_and_enters_no_chart(bad):
   chex.assert_trees_all_equal(updates, expected)
   chex.assert_trees_all_equal(new_state.base_state, expected_base_state)
   chex.assert_trees_all_equal(new_state.chart_state, state.chart_state)
-  info = new_state.info
+  info = isgd_jax.get_info(new_state)
   assert not bool(info.is_undertrained)
   assert int(info.num_chase_steps) == 0
-  assert int(info.num_steps) == int(state.info.num_steps) + 1
+  assert int(info.num_steps) == int(isgd_jax.get_info(state).num_steps) + 1
 
 
 def test_invariant_3_a_finite_loss_with_a_nan_gradient_falls_back_to_the_base():
@@ -251,9 +251,9 @@ def test_invariant_3_a_finite_loss_with_a_nan_gradient_falls_back_to_the_base():
     value=jnp.float32(1e3),
     value_fn=lambda p: loss_fn(p, batch),
   )
-  assert bool(new_state.info.is_undertrained)
-  assert bool(new_state.info.is_chase_reverted)
-  assert int(new_state.info.num_chases_reverted) == 1
+  assert bool(isgd_jax.get_info(new_state).is_undertrained)
+  assert bool(isgd_jax.get_info(new_state).is_chase_reverted)
+  assert int(isgd_jax.get_info(new_state).num_chases_reverted) == 1
 
 
 # Invariant 4.
@@ -316,10 +316,13 @@ def test_invariant_6_a_chased_step_leaves_the_base_state_as_it_was(base):
   optimizer = chasing_isgd(BASES[base]())
   before, num_chased = None, 0
   for index, (_, state) in enumerate(train(optimizer, drift())):
-    if state.info.is_undertrained and not state.info.is_chase_reverted:
+    if (
+      isgd_jax.get_info(state).is_undertrained
+      and not isgd_jax.get_info(state).is_chase_reverted
+    ):
       chex.assert_trees_all_equal(state.base_state, before)
       num_chased += 1
-    assert int(state.info.num_steps) == index + 1
+    assert int(isgd_jax.get_info(state).num_steps) == index + 1
     before = state.base_state
   assert num_chased > 0
 
@@ -329,13 +332,13 @@ def test_invariant_6_the_schedule_counts_unchased_steps_only():
   for advances in (False, True):
     optimizer = chasing_isgd(base, base_update_when_chasing=advances)
     *_, (_, state) = train(optimizer, drift())
-    num_chased = int(state.info.num_undertrained) - int(
-      state.info.num_chases_reverted
+    num_chased = int(isgd_jax.get_info(state).num_undertrained) - int(
+      isgd_jax.get_info(state).num_chases_reverted
     )
     assert num_chased > 0
     count = int(optax.tree.get(state.base_state, 'count'))
     assert count == 40 - (0 if advances else num_chased)
-    assert int(state.info.num_steps) == 40
+    assert int(isgd_jax.get_info(state).num_steps) == 40
 
 
 # Composition.
@@ -392,7 +395,7 @@ def test_a_reverted_chase_falls_back_to_the_transformed_updates():
       value_fn=value_fn,
       grad={'w': jnp.full(2, 2.0)},
     )
-  assert bool(state.info.is_chase_reverted)
+  assert bool(isgd_jax.get_info(state).is_chase_reverted)
   np.testing.assert_array_equal(updates['w'], -0.25)
 
 
@@ -407,7 +410,7 @@ def test_frozen_parameters_stay_frozen_during_a_chase(base_update_when_chasing):
   )
   start = make_params()
   *_, (params, state) = train(optimizer, drift(), start)
-  assert int(state.info.num_undertrained) > 0
+  assert int(isgd_jax.get_info(state).num_undertrained) > 0
   np.testing.assert_array_equal(params['w'], start['w'])
   assert np.any(np.asarray(params['v']) != np.asarray(start['v']))
 
@@ -422,7 +425,7 @@ def test_partition_inside_trains_every_group():
   )
   start = make_params()
   *_, (params, state) = train(chasing_isgd(base), drift(), start)
-  assert int(state.info.num_undertrained) > 0
+  assert int(isgd_jax.get_info(state).num_undertrained) > 0
   for name, leaf in params.items():
     assert np.all(np.asarray(leaf) != np.asarray(start[name]))
 
@@ -472,7 +475,7 @@ def test_has_aux_drops_what_extra_evaluations_return():
 def test_value_reaches_a_base_optimizer_that_needs_it():
   base = optax.polyak_sgd(max_learning_rate=0.1)
   *_, (_, state) = train(chasing_isgd(base), drift())
-  assert int(state.info.num_undertrained) > 0
+  assert int(isgd_jax.get_info(state).num_undertrained) > 0
 
 
 def test_get_info_finds_the_info_in_a_nested_state():
@@ -481,7 +484,7 @@ def test_get_info_finds_the_info_in_a_nested_state():
     optax.apply_if_finite(chasing_isgd(optax.sgd(0.1)), 3),
   )
   assert int(isgd_jax.get_info(optimizer.init(make_params())).num_steps) == 0
-  with pytest.raises(ValueError, match='hold one ISGDInfo, found 0 in a tuple'):
+  with pytest.raises(ValueError, match='state of one isgd, found 0 in a tuple'):
     isgd_jax.get_info(optax.sgd(0.1).init(make_params()))
   twice = optax.chain(optimizer, chasing_isgd(optax.sgd(0.1)))
   with pytest.raises(ValueError, match='found 2'):
@@ -493,21 +496,20 @@ def test_counters_saturate_instead_of_wrapping():
   params = make_params()
   state = optimizer.init(params)
   largest = jnp.iinfo(jnp.int32).max
-  full = {
-    name: jnp.int32(largest)
-    for name in ('num_steps', 'num_gradient_evaluations')
-  }
-  state = state._replace(info=state.info._replace(**full))
+  integers = jnp.full_like(state.packed_info.integers, largest)
+  state = state._replace(
+    packed_info=state.packed_info._replace(integers=integers)
+  )
   _, state = update_with(optimizer, make_batch(0), params, state)
-  assert int(state.info.num_steps) == largest
-  assert int(state.info.num_gradient_evaluations) == largest
+  assert int(isgd_jax.get_info(state).num_steps) == largest
+  assert int(isgd_jax.get_info(state).num_gradient_evaluations) == largest
 
 
 def test_no_nan_is_made_where_the_user_looks_for_nans():
   """jax_debug_nans raises on any NaN, also in values nobody reads."""
   with jax.debug_nans(True):
     *_, (_, state) = train(chasing_isgd(optax.sgd(0.05)), drift())
-  assert int(state.info.num_undertrained) > 0
+  assert int(isgd_jax.get_info(state).num_undertrained) > 0
 
 
 # Invariant 10: errors name the argument, its value and the remedy.

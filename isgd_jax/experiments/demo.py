@@ -150,9 +150,11 @@ def run_demo(
     results.write_records(folder / 'steps.jsonl', runner.steps)
     return report_demo(folder, runner.experiment)
   except KeyboardInterrupt as error:
-    kept = f'{runner.num_finished} of {plan.num_runs} runs are kept in {path}'
+    num_kept = len(_records(path, runner.experiment))
     raise KeyboardInterrupt(
-      kept if runner.num_finished else 'no run had finished, none is kept'
+      f'{num_kept} of {plan.num_runs} runs are kept in {path}'
+      if num_kept
+      else 'no run had finished, none is kept'
     ) from error
 
 
@@ -169,11 +171,7 @@ def report_demo(folder: pathlib.Path, experiment: str) -> str:
   Raises:
     OSError: a file cannot be read or written.
   """
-  records = [
-    record
-    for record in results.read_records(folder / 'runs.jsonl')
-    if record['experiment'] == experiment
-  ]
+  records = _records(folder / 'runs.jsonl', experiment)
   rows = report.collect_rows(records)
   sentences = [
     textwrap.fill(sentence, _WIDTH)
@@ -187,6 +185,17 @@ def report_demo(folder: pathlib.Path, experiment: str) -> str:
   )
   _draw(folder, [record for record in records if record['is_drawn']])
   return summary
+
+
+def _records(path: pathlib.Path, experiment: str) -> list[dict[str, Any]]:
+  """What is on disk of one experiment; nothing if there is no file."""
+  if not path.exists():
+    return []
+  return [
+    record
+    for record in results.read_records(path)
+    if record['experiment'] == experiment
+  ]
 
 
 def _rules(

@@ -72,7 +72,6 @@ class Runner:
 
   Attributes:
     experiment: names this experiment in its records: when it started.
-    num_finished: runs recorded so far.
     steps: the step records of the runs that are drawn.
   """
 
@@ -84,7 +83,6 @@ class Runner:
       path: of the JSON lines that the runs are appended to.
     """
     self.experiment = datetime.datetime.now(datetime.UTC).isoformat()
-    self.num_finished = 0
     self.steps: list[dict[str, Any]] = []
     self._plan = plan
     self._path = path
@@ -193,7 +191,6 @@ class Runner:
         **self._environment,
       },
     )
-    self.num_finished += 1
     if is_drawn:
       self.steps.extend(results.step_records(name, result.metrics))
     bar.set_description(f'{job.name} {config.base_optimizer} {config.method}')
