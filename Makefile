@@ -21,7 +21,7 @@ lint: $(VENV)/.dev
 	$(BIN)/basedpyright
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/step_cost.py
+	$(BIN)/python benchmarks/step_cost.py --out benchmarks/step_cost.jsonl
 
 clean:
 	rm -rf $(VENV) build dist
