@@ -288,7 +288,12 @@ def main() -> None:
     )
   if options.out:
     with options.out.open('a') as file:
-      file.write(json.dumps({**environment(), 'rows': rows}) + '\n')
+      record = {
+        **environment(),
+        'num_chase_steps': NUM_CHASE_STEPS,
+        'rows': rows,
+      }
+      file.write(json.dumps(record) + '\n')
 
 
 if __name__ == '__main__':
