@@ -96,7 +96,7 @@ def chase_or_update(
       recover_grad=recover_grad,
     )
     fallback = result.grad if recover_grad else slot
-    chased = jax.tree.map(jnp.subtract, result.params, params)
+    chased = jax.tree.map(_difference, result.params, params)
     left = jax.tree.map(
       lambda g, u: jnp.where(result.is_reverted, *_promote(g, u)),
       fallback,
@@ -149,7 +149,9 @@ def update_then_chase(
     # Unchanged bit for bit where no step was needed.
     is_unmoved = result.is_reverted | (result.num_steps == 0)
     left = jax.tree.map(
-      lambda u, new, old: jnp.where(is_unmoved, u, (new - old).astype(u.dtype)),
+      lambda u, new, old: jnp.where(
+        is_unmoved, u, _difference(new, old).astype(u.dtype)
+      ),
       base_updates,
       result.params,
       params,
@@ -210,6 +212,11 @@ def _subproblem_of(
     num_training_steps=batch.num_training_steps,
     is_movable=jax.tree.map(lambda u: jnp.any(u != 0), base_updates),
   )
+
+
+def _difference(new: jax.Array, old: jax.Array) -> jax.Array:
+  """`new - old`, zero also where both are the same infinity."""
+  return jnp.where(new == old, jnp.zeros_like(new), new - old)
 
 
 def _promote(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -56,10 +56,10 @@ def check_number(
   kind = 'an integer' if integer else 'a finite number'
   bound = f' above {above:g}' if above is not None else f' >= {minimum:g}'
   array = np.asarray(value)
+  kinds = (jnp.integer,) if integer else (jnp.integer, jnp.floating)
   is_valid = (
     array.shape == ()
-    and np.issubdtype(array.dtype, np.integer if integer else np.number)
-    and not np.iscomplexobj(array)
+    and any(jnp.issubdtype(array.dtype, k) for k in kinds)
     and bool(np.isfinite(array))
     and (above is None or array > above)
     and (minimum is None or array >= minimum)

@@ -122,7 +122,8 @@ def shewhart(
     sigma_multiplier: width k > 0 of the limits, in standard deviations.
     winsorize: whether an out-of-control loss enters the window clipped to the
       limit it has passed, so that a shift cannot inflate the window that is to
-      detect it.
+      detect it. The window then follows a shift by its own width at a time: a
+      level a thousand sigmas higher is flagged for hundreds of losses.
 
   Returns:
     A :class:`ControlChart`. Its state holds `window_size` floats and a few
@@ -207,7 +208,8 @@ def _shewhart(
       return state, read(state, loss, is_full)
     reading = read(state, loss, is_full)
     if winsorize:
-      is_out = reading.is_above | reading.is_below
+      # A window of equal losses has no width: clipped to it, none would enter.
+      is_out = (reading.is_above | reading.is_below) & (reading.sigma > 0)
       clipped = jnp.clip(loss, reading.lower_limit, reading.upper_limit)
       loss = jnp.where(is_out, clipped, loss)
     return _take_in(state, loss, window_size), reading

@@ -45,17 +45,14 @@ def update_unless(
   if not _checks.is_traced(is_frozen):
     # Op by op there is no copy to avoid, and tracing would change the ops.
     new_updates, new_state = update(updates, state, params)
+    _check_same_shapes(state, new_state)
     keep = functools.partial(_keep_if, is_frozen)
     return new_updates, jax.tree.map(keep, state, new_state)
   closed_jaxpr, shapes = jax.make_jaxpr(update, return_shape=True)(
     updates, state, params
   )
-  old_leaves, state_structure = jax.tree.flatten(state)
-  if jax.tree.structure(shapes[1]) != state_structure:
-    raise ValueError(
-      'The base optimizer changed the structure of its state in update, from '
-      f'{state_structure} to {jax.tree.structure(shapes[1])}.'
-    )
+  _check_same_shapes(state, shapes[1])
+  old_leaves = jax.tree.leaves(state)
   jaxpr = closed_jaxpr.jaxpr
   state_vars = jaxpr.outvars[len(jaxpr.outvars) - len(old_leaves) :]
   old_values = {
@@ -75,7 +72,9 @@ def update_unless(
   def define(var: jax_core.Var, value: Any) -> None:
     defined[var] = value
     if var in old_values:
-      selected[var] = _keep_if(is_frozen, old_values[var], value)
+      # In the dtype that later equations were traced with.
+      old = _cast(jnp.asarray(old_values[var]), value.dtype)
+      selected[var] = jnp.where(is_frozen, old, value)
 
   for var, const in zip(jaxpr.constvars, closed_jaxpr.consts, strict=True):
     defined[var] = const
@@ -107,8 +106,27 @@ def update_unless(
 
 
 def _keep_if(is_frozen: jax.Array, old: Any, new: Any) -> jax.Array:
-  """`old` where `is_frozen`, else `new`; arrays of one dtype, keys too."""
+  """`old` where `is_frozen`, else `new`, in the dtype of `old`; keys too."""
   old, new = jnp.asarray(old), jnp.asarray(new)
-  if new.dtype != old.dtype:
-    new = new.astype(old.dtype)
-  return jnp.where(is_frozen, old, new)
+  return jnp.where(is_frozen, old, _cast(new, old.dtype))
+
+
+def _cast(array: jax.Array, dtype: Any) -> jax.Array:
+  """`array` in `dtype`; random keys, which have no other, as they are."""
+  return array if array.dtype == dtype else array.astype(dtype)
+
+
+def _check_same_shapes(state: Any, new_state: Any) -> None:
+  """Raises if an update has changed what the state is made of."""
+  old, new = (
+    (
+      jax.tree.structure(tree),
+      [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)],
+    )
+    for tree in (state, new_state)
+  )
+  if old != new:
+    raise ValueError(
+      'The base optimizer changed the structure or the shapes of its state in '
+      f'update, from {old} to {new}: use one whose state keeps them.'
+    )

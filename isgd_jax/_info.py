@@ -104,7 +104,7 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
   Examples:
     >>> import jax.numpy as jnp, optax, isgd_jax
     >>> optimizer = optax.chain(
-    ...     optax.clip_by_global_norm(1.0),
+    ...     optax.clip_by_global_norm(1.0),  # so update needs grad=grads
     ...     isgd_jax.isgd(optax.adam(1e-3), isgd_jax.shewhart(50)))
     >>> info = isgd_jax.get_info(optimizer.init(jnp.zeros(3)))
     >>> print(info.num_steps)

@@ -7,6 +7,7 @@ loss; a batch above the upper limit is chased inside the jitted step.
 from __future__ import annotations
 
 from collections.abc import Callable
+import contextlib
 import inspect
 from typing import Any, NamedTuple
 
@@ -62,8 +63,8 @@ def isgd(
     + \frac{\varepsilon}{2 n_w} \|w - w_{t-1}\|^2
 
   until 99 % of the way from :math:`\psi_t` to the target are gone. A chase
-  never hurts its batch: unless it ends on a finite loss no higher than
-  :math:`\psi_t`, the step falls back to the base update.
+  never hurts its batch: unless it ends on a finite loss below :math:`\psi_t`,
+  the step falls back to the base update.
 
   Where it differs from the published algorithm (:func:`paper_isgd`): the chase
   goes to the chart's mean, not to its limit; by Gauss-Newton steps, which need
@@ -82,7 +83,9 @@ def isgd(
   Args:
     base_optimizer: any Optax optimizer. isgd goes outermost: put
       `optax.masked` or `optax.partition` inside. `optax.MultiSteps` around
-      isgd hands it the loss of one micro-batch, and is not supported.
+      isgd hands it the loss of one micro-batch, and is not supported. A line
+      search as the base also runs on chased steps, where its result is not
+      used and its evaluations are not counted.
     control_chart: judges the losses, for example :func:`shewhart`.
     solver: takes the chase steps, :func:`gauss_newton` or
       :func:`gradient_descent`.
@@ -108,8 +111,10 @@ def isgd(
       batch, with the same dropout keys and model state. If it has further
       arguments, they are taken by name from the extra arguments of `update`,
       as Optax's line searches do.
-    * ``grad``: gradient of the loss, if `updates` is no longer it because
-      something earlier in :func:`optax.chain` has changed it; optional.
+    * ``grad``: gradient of the loss. Optional where `updates` is just that;
+      needed where something earlier in :func:`optax.chain` (clipping, say) has
+      changed `updates`. Without it the chase takes `updates` for the gradient,
+      and a reverted chase computes it anew, without that change.
 
     All extra arguments are passed on to the base optimizer.
 
@@ -215,6 +220,8 @@ def paper_isgd(
     Stochastic Gradient Descent <https://arxiv.org/abs/1603.05544>`_, Neural
     Networks 93, 2017, Algorithms 1 and 2; US patent 10,572,800 B2.
   """
+  if not callable(chase_learning_rate):
+    _checks.check_number('chase_learning_rate', chase_learning_rate, above=0.0)
   return _make(
     base_optimizer,
     _chase_step.Settings(
@@ -269,6 +276,7 @@ def _make(
     params = _checks.given('params', params, 'Pass the current parameters.')
     value = _checks.given('value', value, 'Pass the loss of the batch.')
     _checks.check_params(params)
+    arrays: optax.Params = jax.tree.map(jnp.asarray, params)
     _checks.check_same_structure('updates', updates, params)
     if grad is not None:
       _checks.check_same_structure('grad', grad, params)
@@ -280,6 +288,8 @@ def _make(
         'opt_state must be an ISGDState, made by init of this optimizer, got a '
         f'{type(state).__name__}.'
       )
+    if value_fn is not None:
+      value_fn = _without_aux(value_fn, settings.has_aux)
     ours = {'value': value, 'value_fn': value_fn, 'grad': grad}
     base_extra_args = extra_args | {
       name: arg for name, arg in ours.items() if arg is not None
@@ -293,7 +303,7 @@ def _make(
     )
     loss = jnp.asarray(value).astype(reading.mean.dtype)
     if only_watches:
-      updates, base_state = base_update(updates, state.base_state, params)
+      updates, base_state = base_update(updates, state.base_state, arrays)
       outcome = _chase_step.no_chase(loss)
     else:
       value_fn = _checks.given(
@@ -306,7 +316,7 @@ def _make(
         loss=loss,
         grad=grad,
         value_and_grad_fn=_value_and_grad_fn(
-          value_fn, extra_args, loss.dtype, settings
+          value_fn, extra_args, loss.dtype, settings.axis_name
         ),
         is_undertrained=reading.is_above,
         target=reading.mean if is_to_mean else reading.upper_limit,
@@ -318,7 +328,7 @@ def _make(
         else _chase_step.chase_or_update
       )
       updates, base_state, outcome = step(
-        settings, base_update, batch, updates, state.base_state, params
+        settings, base_update, batch, updates, state.base_state, arrays
       )
     packed_info = _info.next_info(state.packed_info, loss, reading, outcome)
     return updates, ISGDState(base_state, chart_state, packed_info)
@@ -326,22 +336,24 @@ def _make(
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def _value_and_grad_fn(
-  value_fn: Callable[..., Any],
-  extra_args: dict[str, Any],
-  dtype: Any,
-  settings: _chase_step.Settings,
-) -> Callable[[optax.Params], tuple[jax.Array, optax.Updates]]:
-  """Evaluates the batch again, and checks what `value_fn` returns."""
-  try:
-    names = inspect.signature(value_fn).parameters
-  except ValueError:  # Some built-in callables have no signature.
-    names = {}
-  kwargs = {name: arg for name, arg in extra_args.items() if name in names}
+def _without_aux(
+  value_fn: Callable[..., Any], has_aux: bool
+) -> Callable[..., jax.Array]:
+  """`value_fn` that returns the loss alone, and is checked when it does."""
+  if not callable(value_fn):
+    raise ValueError(
+      f'value_fn must be a function of the parameters, got {value_fn!r}. Pass '
+      'lambda params: loss_fn(params, batch).'
+    )
 
-  def loss_of(params):
-    loss = value_fn(params, **kwargs)
-    if settings.has_aux:
+  def loss_of(*args, **kwargs):
+    loss = value_fn(*args, **kwargs)
+    if has_aux:
+      if not (isinstance(loss, tuple) and len(loss) == 2):
+        raise ValueError(
+          'value_fn must return a pair (loss, aux) with has_aux=True, got a '
+          f'{type(loss).__name__}. Return a pair, or leave has_aux out.'
+        )
       loss, _ = loss
     _checks.check_real_scalar(
       'The result of value_fn',
@@ -351,8 +363,24 @@ def _value_and_grad_fn(
     )
     return loss
 
+  # Some built-in callables have no signature.
+  with contextlib.suppress(ValueError):
+    # For those who pick its arguments by name, as line searches do.
+    loss_of.__signature__ = inspect.signature(value_fn)
+  return loss_of
+
+
+def _value_and_grad_fn(
+  value_fn: Callable[..., jax.Array],
+  extra_args: dict[str, Any],
+  dtype: Any,
+  axis_name: str | tuple[str, ...] | None,
+) -> Callable[[optax.Params], tuple[jax.Array, optax.Updates]]:
+  """Evaluates the batch again, with the extra arguments of its own name."""
+  names = inspect.signature(value_fn).parameters
+  kwargs = {name: arg for name, arg in extra_args.items() if name in names}
   evaluate = _data_parallel.value_and_grad(
-    loss_of, axis_name=settings.axis_name
+    lambda params: value_fn(params, **kwargs), axis_name=axis_name
   )
 
   def value_and_grad_fn(params):

@@ -14,6 +14,7 @@ and :math:`n_w` their number. Plain functions: none of this needs an optimizer.
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -239,9 +240,9 @@ def chase(
     max_steps: most steps to take, at least 1.
     tolerance: share of the gap between `loss_found` and the target at which the
       target counts as reached.
-    guard: whether a chase that ends on a loss that is not finite or above
-      `loss_found`, or on parameters that are not finite, is reverted to the
-      anchor. Without it, the loss after the last allowed step is not evaluated.
+    guard: whether a chase is reverted to the anchor unless it ends on a finite
+      loss below `loss_found`, with all that may move finite. Without it, the
+      loss after the last allowed step is not evaluated.
     start_grad: gradient at `start`, if it is the anchor and its gradient is
       known; it saves the first evaluation.
     recover_grad: whether a reverted chase that was given `start_grad` is to
@@ -288,8 +289,8 @@ def chase(
     if kept_grad is not None:
       grad = optax.tree.cast_like(grad, kept_grad)
     if guard:
-      is_good = jnp.isfinite(loss) & (loss <= loss_found)
-      is_good &= _all_finite(result.params)
+      is_good = jnp.isfinite(loss) & (loss < loss_found)
+      is_good &= _all_finite(result.params, subproblem.is_movable)
       is_reverted = result.is_reverted | (is_last & ~is_good)
       params = _where(is_reverted, subproblem.anchor, params)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
@@ -362,7 +363,13 @@ def _squared_norm(
   return sum(jax.tree.leaves(squares), start=jnp.zeros((), dtype))
 
 
-def _all_finite(tree: Any) -> jax.Array:
-  """Whether every element of every leaf is finite."""
-  leaves = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]
-  return jnp.all(jnp.stack(leaves)) if leaves else jnp.ones((), bool)
+def _all_finite(params: optax.Params, is_movable: Any) -> jax.Array:
+  """Whether every element of every leaf that may move is finite."""
+  leaves = jax.tree.map(
+    lambda m, p: jnp.all(jnp.isfinite(p)) | jnp.logical_not(m),
+    is_movable,
+    params,
+  )
+  return functools.reduce(
+    jnp.logical_and, jax.tree.leaves(leaves), jnp.ones((), bool)
+  )

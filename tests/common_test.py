@@ -193,25 +193,33 @@ class CommonTest(chex.TestCase):
         params, opt_state = new_params, new_state
       self.assertGreater(int(isgd_jax.get_info(opt_state).num_undertrained), 0)
 
-  @parameterized.parameters('bfloat16', 'float16')
-  def test_gradients_of_another_dtype_than_the_parameters(self, dtype):
-    """A wide gradient of narrow parameters keeps its digits, and vice versa."""
+  @parameterized.product(
+    base=('sgd', 'momentum', 'adam'), dtype=('bfloat16', 'float16')
+  )
+  def test_gradients_of_another_dtype_than_the_parameters(self, base, dtype):
+    """Jitted, with wide gradients of narrow parameters and vice versa."""
     for param_dtype, grad_dtype in ((dtype, 'float32'), ('float32', dtype)):
-      optimizer = _make('momentum', 'isgd')
-      params = _initial_params(param_dtype)
-      opt_state = optimizer.init(params)
-      for target in _targets(param_dtype):
+      optimizer = _make(base, 'isgd')
+
+      @jax.jit
+      def step(params, opt_state, target):
         value, grads = jax.value_and_grad(_loss)(params, target)
-        updates, opt_state = optimizer.update(
-          optax.tree.cast(grads, grad_dtype),
+        updates, opt_state = optimizer.update(  # noqa: B023
+          optax.tree.cast(grads, grad_dtype),  # noqa: B023
           opt_state,
           params,
           value=value,
-          value_fn=lambda p, t=target: _loss(p, t),
+          value_fn=lambda p: _loss(p, target),
         )
-        params = jax.tree.map(
-          lambda p, u: p + u.astype(p.dtype), params, updates
-        )
+        add = lambda p, u: p + u.astype(p.dtype)
+        return jax.tree.map(add, params, updates), opt_state
+
+      params = _initial_params(param_dtype)
+      opt_state = optimizer.init(params)
+      for target in _targets(param_dtype):
+        new_params, new_state = step(params, opt_state, target)
+        chex.assert_trees_all_equal_shapes_and_dtypes(new_state, opt_state)
+        params, opt_state = new_params, new_state
       chex.assert_tree_all_finite(params)
       self.assertGreater(int(isgd_jax.get_info(opt_state).num_undertrained), 0)
 
@@ -267,10 +275,10 @@ def test_a_base_optimizer_that_changes_its_state_structure_is_refused():
   )
   optimizer = isgd_jax.isgd(base, isgd_jax.shewhart(4))
   params = _initial_params()
-  with pytest.raises(ValueError, match='changed the structure of its state'):
-    jax.jit(functools.partial(_step, optimizer))(
-      params, optimizer.init(params), jnp.float32(0)
-    )
+  step = functools.partial(_step, optimizer)
+  for run in (step, jax.jit(step)):
+    with pytest.raises(ValueError, match='changed the structure or the shapes'):
+      run(params, optimizer.init(params), jnp.float32(0))
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ def numpy_readings(losses, window_size, multiplier, winsorize=False):
     rows.append((mean, sigma, mean - width, mean + width))
     if np.isfinite(loss):
       entering = np.clip(loss, mean - width, mean + width)
-      window.append(entering if winsorize else loss)
+      window.append(entering if winsorize and sigma > 0 else loss)
       window = window[-window_size:]
   return np.array(rows).T
 
@@ -125,9 +125,9 @@ def test_a_loss_enters_the_winsorized_window_clipped_to_its_limits(losses):
     position = int(state.num_taken_in) % 6
     state, reading = WINSORIZED_UPDATE(state, jnp.float32(loss))
     entered = float(state.window.reshape(-1)[position])
-    expected = np.clip(
-      np.float32(loss), reading.lower_limit, reading.upper_limit
-    )
+    expected = np.float32(loss)
+    if reading.sigma > 0:
+      expected = np.clip(expected, reading.lower_limit, reading.upper_limit)
     assert entered == expected
 
 
@@ -177,6 +177,13 @@ def test_a_huge_loss_leaves_no_error_behind():
   np.testing.assert_allclose(readings.mean[40], exact[32:40].mean(), rtol=1e-6)
   np.testing.assert_allclose(readings.sigma[40], exact[32:40].std(), rtol=1e-5)
   assert bool(readings.is_above[20])
+
+
+def test_a_winsorized_window_of_equal_losses_lets_a_shift_in():
+  """Clipped to limits of no width, no other loss would ever enter."""
+  losses = [0.0] * 4 + [1.0, 1.2, 1.1] * 20
+  _, readings = scan_chart(isgd_jax.shewhart(4, 3.0, winsorize=True), losses)
+  assert not np.asarray(readings.is_above)[-30:].any()
 
 
 def test_constant_losses_have_zero_sigma_and_flag_any_rise():

@@ -244,13 +244,16 @@ def test_invariant_3_a_finite_loss_with_a_nan_gradient_falls_back_to_the_base():
   *_, (params, state) = train(optimizer, drift(20))
   grads = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), params)
   batch = make_batch(0)
-  _, new_state = optimizer.update(
+  updates, new_state = optimizer.update(
     grads,
     state,
     params,
     value=jnp.float32(1e3),
     value_fn=lambda p: loss_fn(p, batch),
+    grad=grads,
   )
+  expected, _ = optax.sgd(0.05).update(grads, state.base_state, params)
+  chex.assert_trees_all_equal(updates, expected)
   assert bool(isgd_jax.get_info(new_state).is_undertrained)
   assert bool(isgd_jax.get_info(new_state).is_chase_reverted)
   assert int(isgd_jax.get_info(new_state).num_chases_reverted) == 1
@@ -413,6 +416,85 @@ def test_frozen_parameters_stay_frozen_during_a_chase(base_update_when_chasing):
   assert int(isgd_jax.get_info(state).num_undertrained) > 0
   np.testing.assert_array_equal(params['w'], start['w'])
   assert np.any(np.asarray(params['v']) != np.asarray(start['v']))
+
+
+@pytest.mark.parametrize(
+  'base',
+  [
+    optax.sgd(lambda count: 0.0 * count),
+    optax.chain(optax.apply_every(100), optax.sgd(0.05)),
+  ],
+)
+def test_a_base_update_of_zero_is_not_chased_away(base):
+  """What moves nothing cannot chase: the base state still advances."""
+  base = helpers.relaxed(base)
+  *_, (params, state) = train(chasing_isgd(base), drift())
+  info = isgd_jax.get_info(state)
+  assert int(info.num_chases_reverted) == int(info.num_undertrained) > 0
+  *_, (expected, base_state) = train(base, drift())
+  chex.assert_trees_all_equal(params, expected)
+  chex.assert_trees_all_close(state.base_state, base_state, rtol=1e-5)
+
+
+def test_a_constant_infinite_parameter_does_not_stop_the_chase():
+  def masked_loss(params, batch):
+    return loss_fn(params, batch) + 0.0 * jnp.sum(jnp.exp(params['mask']))
+
+  params = make_params() | {'mask': jnp.array([-jnp.inf, 0.0])}
+  optimizer = chasing_isgd(optax.sgd(0.05))
+  state = optimizer.init(params)
+  for batch in drift():
+    loss, grads = jax.value_and_grad(masked_loss)(params, batch)
+    updates, state = optimizer.update(
+      grads,
+      state,
+      params,
+      value=loss,
+      value_fn=lambda p, b=batch: masked_loss(p, b),
+    )
+    params = optax.apply_updates(params, updates)
+  info = isgd_jax.get_info(state)
+  assert int(info.num_undertrained) > int(info.num_chases_reverted)
+  assert params['mask'].tolist() == [-jnp.inf, 0.0]
+
+
+def test_parameters_may_be_python_floats():
+  optimizer = chasing_isgd(optax.sgd(0.1))
+  params = {'w': 1.0}
+  state = optimizer.init(params)
+  updates, _ = optimizer.update(
+    {'w': jnp.float32(2.0)}, state, params, value=1.0, value_fn=lambda p: p['w']
+  )
+  np.testing.assert_allclose(updates['w'], -0.2, rtol=1e-6)
+
+
+def test_a_line_search_as_the_base_finds_value_fn_and_its_arguments():
+  base = helpers.relaxed(
+    optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(10))
+  )
+  optimizer = chasing_isgd(base, has_aux=True)
+
+  @jax.jit
+  def step(params, state, batch):
+    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, state = optimizer.update(
+      grads,
+      state,
+      params,
+      value=loss,
+      grad=grads,
+      value_fn=lambda params, batch: (loss_fn(params, batch), 'aux'),
+      batch=batch,
+    )
+    return optax.apply_updates(params, updates), state
+
+  params = make_params()
+  state = optimizer.init(params)
+  for batch in drift():
+    before = loss_fn(params, batch)
+    params, state = step(params, state, batch)
+    assert float(loss_fn(params, batch)) <= float(before) * (1 + 1e-5)
+  assert int(isgd_jax.get_info(state).num_undertrained) > 0
 
 
 def test_partition_inside_trains_every_group():
@@ -580,6 +662,7 @@ def call_update(**changes):
       {'value_fn': lambda p: (jnp.sum(p['v']), 0)},
       'The result of value_fn must be a real scalar, .* needs has_aux=True',
     ),
+    ({'value_fn': 3.0}, 'value_fn must be a function of the parameters, got 3'),
     ({'updates': {'w': jnp.ones((3, 5))}}, 'updates must have the tree str'),
     (
       {'updates': {'w': jnp.ones((5, 3)), 'v': jnp.ones(5)}},
@@ -610,6 +693,30 @@ def test_invariant_10_parameters_that_are_not_real_floats_are_refused():
   params = {'w': jnp.ones(2), 'steps': jnp.int32(3)}
   with pytest.raises(ValueError, match=r"params\['steps'\] has dtype int32"):
     chasing_isgd(optax.sgd(0.1)).init(params)
+
+
+def test_invariant_10_has_aux_without_aux_is_refused():
+  optimizer = chasing_isgd(optax.sgd(0.1), has_aux=True)
+  params = make_params()
+  batch = make_batch(0)
+  loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+  with pytest.raises(ValueError, match=r'must return a pair \(loss, aux\)'):
+    optimizer.update(
+      grads,
+      optimizer.init(params),
+      params,
+      value=loss,
+      value_fn=lambda p: loss_fn(p, batch),
+    )
+
+
+def test_paper_isgd_names_its_own_rate():
+  with pytest.raises(
+    ValueError, match='chase_learning_rate must be a finite number above 0'
+  ):
+    isgd_jax.paper_isgd(
+      optax.sgd(0.1), batches_per_epoch=20, chase_learning_rate=-1.0
+    )
 
 
 def test_paper_isgd_refuses_a_queue_that_can_never_flag():

@@ -144,7 +144,8 @@ def run_isgd(
     limit = mean + sigma_multiplier * sigma if full else np.inf
     lower = mean - sigma_multiplier * sigma if full else -np.inf
     flagged = found > limit
-    window.append(np.clip(found, lower, limit) if winsorize else found)
+    is_clipped = winsorize and sigma > 0
+    window.append(np.clip(found, lower, limit) if is_clipped else found)
     window = window[-window_size:]
     record = Record(
       params, found, mean, sigma, limit, flagged, 0, 1, found, False
@@ -161,7 +162,7 @@ def run_isgd(
         record.evaluations += 1
         if loss <= target + tolerance * (found - target):
           break
-      record.reverted = not loss <= found
+      record.reverted = not loss < found
     if flagged and not record.reverted:
       params = w
       record.final_loss = loss
