@@ -7,8 +7,6 @@ loss; a batch above the upper limit is chased inside the jitted step.
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
-import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -18,9 +16,9 @@ import optax
 from isgd_jax import _chase_step
 from isgd_jax import _checks
 from isgd_jax import _control_chart
-from isgd_jax import _data_parallel
 from isgd_jax import _info
 from isgd_jax import _subproblem
+from isgd_jax import _value_fn
 
 _DEFAULT_SOLVER = _subproblem.gauss_newton()
 
@@ -289,7 +287,7 @@ def _make(
         f'{type(state).__name__}.'
       )
     if value_fn is not None:
-      value_fn = _without_aux(value_fn, settings.has_aux)
+      value_fn = _value_fn.loss_only(value_fn, settings.has_aux)
     ours = {'value': value, 'value_fn': value_fn, 'grad': grad}
     base_extra_args = extra_args | {
       name: arg for name, arg in ours.items() if arg is not None
@@ -315,7 +313,7 @@ def _make(
       batch = _chase_step.Batch(
         loss=loss,
         grad=grad,
-        value_and_grad_fn=_value_and_grad_fn(
+        value_and_grad_fn=_value_fn.value_and_grad_fn(
           value_fn, extra_args, loss.dtype, settings.axis_name
         ),
         is_undertrained=reading.is_above,
@@ -334,57 +332,3 @@ def _make(
     return updates, ISGDState(base_state, chart_state, packed_info)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _without_aux(
-  value_fn: Callable[..., Any], has_aux: bool
-) -> Callable[..., jax.Array]:
-  """`value_fn` that returns the loss alone, and is checked when it does."""
-  if not callable(value_fn):
-    raise ValueError(
-      f'value_fn must be a function of the parameters, got {value_fn!r}. Pass '
-      'lambda params: loss_fn(params, batch).'
-    )
-
-  def loss_of(*args, **kwargs):
-    loss = value_fn(*args, **kwargs)
-    if has_aux:
-      if not (isinstance(loss, tuple) and len(loss) == 2):
-        raise ValueError(
-          'value_fn must return a pair (loss, aux) with has_aux=True, got a '
-          f'{type(loss).__name__}. Return a pair, or leave has_aux out.'
-        )
-      loss, _ = loss
-    _checks.check_real_scalar(
-      'The result of value_fn',
-      loss,
-      'Return the mean loss of the batch; a pair of it and anything else needs '
-      'has_aux=True.',
-    )
-    return loss
-
-  # Some built-in callables have no signature.
-  with contextlib.suppress(ValueError):
-    # For those who pick its arguments by name, as line searches do.
-    loss_of.__signature__ = inspect.signature(value_fn)
-  return loss_of
-
-
-def _value_and_grad_fn(
-  value_fn: Callable[..., jax.Array],
-  extra_args: dict[str, Any],
-  dtype: Any,
-  axis_name: str | tuple[str, ...] | None,
-) -> Callable[[optax.Params], tuple[jax.Array, optax.Updates]]:
-  """Evaluates the batch again, with the extra arguments of its own name."""
-  names = inspect.signature(value_fn).parameters
-  kwargs = {name: arg for name, arg in extra_args.items() if name in names}
-  evaluate = _data_parallel.value_and_grad(
-    lambda params: value_fn(params, **kwargs), axis_name=axis_name
-  )
-
-  def value_and_grad_fn(params):
-    loss, grad = evaluate(params)
-    return loss.astype(dtype), grad
-
-  return value_and_grad_fn

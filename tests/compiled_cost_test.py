@@ -26,6 +26,13 @@ BASES = {
 PARAM_SHAPES = list(itertools.pairwise(SIZES))
 
 
+# What XLA fuses and where it puts a buffer is a matter of its version.
+since_jax_0_10_2 = pytest.mark.skipif(
+  jax.__version_info__ < (0, 10, 2),
+  reason='the XLA of jax 0.10.0 fuses and packs less',
+)
+
+
 def loss_fn(params, batch):
   x, y = batch
   *hidden, (w_out, b_out) = params
@@ -99,6 +106,7 @@ def test_one_data_dependent_branch_on_a_step_without_a_chase(base):
   assert len(branches) == 1, branches
 
 
+@since_jax_0_10_2
 @pytest.mark.parametrize('base', BASES)
 def test_the_base_update_and_the_gradient_are_computed_once(base):
   """As many matrix products before and after the chase as the base has."""
@@ -116,6 +124,7 @@ def test_the_base_update_and_the_gradient_are_computed_once(base):
   assert num_products(isgd) == expected >= 5
 
 
+@since_jax_0_10_2
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize('donate', [False, True])
 def test_peak_memory_is_at_most_1_3_copies_of_the_parameters_above_the_base(

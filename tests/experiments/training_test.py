@@ -230,7 +230,7 @@ def test_nothing_is_compiled_after_the_first_run_of_a_program():
   is_listening = True
   jax.jit(lambda x: x * 3)(np.float32(1))
   assert events, 'the listener hears compilations'
-  for method in ('base', 'isgd'):
+  for method in ('base', 'twice', 'isgd'):
     training.train(config(method, 'sgd'), model(), drifting())
   events.clear()
   for method in ('base', 'twice', 'isgd'):
