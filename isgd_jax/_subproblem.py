@@ -283,7 +283,7 @@ def chase(
     stepped, solver_state = take_step(
       result.params, loss, grad, carry.solver_state
     )
-    params = _where(is_last, result.params, stepped)
+    params = optax.tree.where(is_last, result.params, stepped)
     num_steps = result.num_steps + (~is_last).astype(jnp.int32)
     is_over, is_reverted = is_last, result.is_reverted
     if kept_grad is not None:
@@ -292,7 +292,7 @@ def chase(
       is_good = jnp.isfinite(loss) & (loss < loss_found)
       is_good &= _all_finite(result.params, subproblem.is_movable)
       is_reverted = result.is_reverted | (is_last & ~is_good)
-      params = _where(is_reverted, subproblem.anchor, params)
+      params = optax.tree.where(is_reverted, subproblem.anchor, params)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
       if kept_grad is not None:
         # One more trip of this loop, at the anchor, recovers the gradient.
@@ -333,12 +333,6 @@ def chase(
     is_over=is_false,
   )
   return jax.lax.while_loop(is_chasing, evaluate_then_step, carry).result
-
-
-def _where(condition: jax.Array, on_true: Any, on_false: Any) -> Any:
-  return jax.tree.map(
-    lambda a, b: jnp.where(condition, a, b), on_true, on_false
-  )
 
 
 def _subtract(params: optax.Params, directions: optax.Updates) -> optax.Params:
