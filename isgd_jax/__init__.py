@@ -16,6 +16,8 @@ from isgd_jax._info import get_info
 from isgd_jax._isgd import ISGDState
 from isgd_jax._isgd import isgd
 from isgd_jax._isgd import paper_isgd
+from isgd_jax._schedules import ScaleByMeanLossState
+from isgd_jax._schedules import scale_by_mean_loss
 from isgd_jax._subproblem import Subproblem
 from isgd_jax._subproblem import SubproblemSolver
 from isgd_jax._subproblem import gauss_newton
@@ -28,6 +30,7 @@ __all__ = (
   'ControlChart',
   'ISGDInfo',
   'ISGDState',
+  'ScaleByMeanLossState',
   'ShewhartState',
   'Subproblem',
   'SubproblemSolver',
@@ -36,6 +39,7 @@ __all__ = (
   'gradient_descent',
   'isgd',
   'paper_isgd',
+  'scale_by_mean_loss',
   'shewhart',
   'value_and_grad',
 )

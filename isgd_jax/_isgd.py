@@ -114,7 +114,8 @@ def isgd(
       changed `updates`. Without it the chase takes `updates` for the gradient,
       and a reverted chase computes it anew, without that change.
 
-    All extra arguments are passed on to the base optimizer.
+    All extra arguments are passed on to the base optimizer, and with them
+    ``chart_reading``, the :class:`ChartReading` of this batch.
 
   Raises:
     ValueError: from the factory, on an argument out of range; from `init`, on
@@ -288,7 +289,18 @@ def _make(
       )
     if value_fn is not None:
       value_fn = _value_fn.loss_only(value_fn, settings.has_aux)
-    ours = {'value': value, 'value_fn': value_fn, 'grad': grad}
+    chart_state, reading = settings.control_chart.update(
+      state.chart_state, value
+    )
+    loss = jnp.asarray(value).astype(reading.mean.dtype)
+    ours = {
+      'value': value,
+      'value_fn': None
+      if value_fn is None
+      else _value_fn.ignoring_reading(value_fn),
+      'grad': grad,
+      'chart_reading': reading,
+    }
     base_extra_args = extra_args | {
       name: arg for name, arg in ours.items() if arg is not None
     }
@@ -296,10 +308,6 @@ def _make(
     def base_update(updates, base_state, params):
       return base.update(updates, base_state, params, **base_extra_args)
 
-    chart_state, reading = settings.control_chart.update(
-      state.chart_state, value
-    )
-    loss = jnp.asarray(value).astype(reading.mean.dtype)
     if only_watches:
       updates, base_state = base_update(updates, state.base_state, arrays)
       outcome = _chase_step.no_chase(loss)

@@ -48,6 +48,28 @@ def loss_only(
   return loss_of
 
 
+def ignoring_reading(
+  value_fn: Callable[..., jax.Array],
+) -> Callable[..., jax.Array]:
+  """`value_fn` for the base optimizer, with a `chart_reading` it ignores.
+
+  Optax's line searches refuse an extra argument that value_fn does not take.
+  """
+  parameters = inspect.signature(value_fn).parameters
+  if 'chart_reading' in parameters:
+    return value_fn
+
+  def loss_of(*args, chart_reading=None, **kwargs):
+    del chart_reading
+    return value_fn(*args, **kwargs)
+
+  ignored = inspect.Parameter('chart_reading', inspect.Parameter.KEYWORD_ONLY)
+  loss_of.__signature__ = inspect.Signature(
+    sorted((*parameters.values(), ignored), key=lambda p: p.kind)
+  )
+  return loss_of
+
+
 def value_and_grad_fn(
   value_fn: Callable[..., jax.Array],
   extra_args: dict[str, Any],
