@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 import difflib
-
-INSTALL_EXTRA = "pip install 'isgd_jax[experiments]'"
+import os
+import shlex
+import signal
 
 
 class InputError(ValueError):
@@ -14,8 +15,60 @@ class UnknownNameError(InputError):
   """A data set, model, method or optimizer that does not exist."""
 
 
+class DataError(InputError):
+  """A data set's file is missing, broken, or not what it should be."""
+
+
 class OutputError(OSError):
   """A result cannot be written."""
+
+
+def data_error(
+  path: str | os.PathLike[str], found: str, expected: str, remedy: str
+) -> DataError:
+  """The error for a file or folder that is not what a data set needs.
+
+  Args:
+    path: the file or folder.
+    found: what is there.
+    expected: what should be there.
+    remedy: what the user can do about it, as an imperative.
+
+  Returns:
+    A `DataError` (a `ValueError`) with all four in its message.
+
+  Example:
+    >>> print(data_error('a.gz', '3 bytes', 'a header of 4', 'fetch it again'))
+    a.gz: found 3 bytes; expected a header of 4; fetch it again
+  """
+  return DataError(
+    f'{os.fspath(path)}: found {found}; expected {expected}; {remedy}'
+  )
+
+
+class RunStopped(Exception):
+  """A signal stopped a run, which is saved and can be carried on.
+
+  Attributes:
+    exit_code: that the process ends with: 130 after SIGINT (Ctrl-C), as shells
+      have it, and otherwise 75, `EX_TEMPFAIL` of sysexits.h: try again.
+  """
+
+  exit_code: int
+
+  def __init__(self, signum: int, step: int, out: str):
+    """Words the message.
+
+    Args:
+      signum: the signal.
+      step: training steps done.
+      out: the run's folder.
+    """
+    super().__init__(
+      f'{signal.Signals(signum).name}: saved after step {step}; carry on with '
+      f'isgd-jax train --resume --out {shlex.quote(out)}'
+    )
+    self.exit_code = 130 if signum == signal.SIGINT else 75
 
 
 def check_name(kind: str, name: str, valid_names: Iterable[str]) -> str:
@@ -52,11 +105,12 @@ def check_name(kind: str, name: str, valid_names: Iterable[str]) -> str:
   raise UnknownNameError(f'unknown {kind} {name!r}; {hint}(valid: {listing})')
 
 
-def missing_extra(package: str) -> ImportError:
+def missing_extra(package: str, extra: str = 'experiments') -> ImportError:
   """The error for an optional dependency that is not installed.
 
   Args:
     package: the package that could not be imported.
+    extra: of isgd_jax, the one that installs it.
 
   Returns:
     An `ImportError` that names the package and the extra that installs it.
@@ -66,5 +120,6 @@ def missing_extra(package: str) -> ImportError:
     isgd_jax.experiments needs flax: pip install 'isgd_jax[experiments]'
   """
   return ImportError(
-    f'isgd_jax.experiments needs {package}: {INSTALL_EXTRA}', name=package
+    f"isgd_jax.experiments needs {package}: pip install 'isgd_jax[{extra}]'",
+    name=package,
   )

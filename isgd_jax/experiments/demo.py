@@ -19,12 +19,10 @@ from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import check_name
 from isgd_jax.experiments.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.base_optimizers import learning_rate_grid
-from isgd_jax.experiments.datasets import dataset_names
 from isgd_jax.experiments.jobs import drifting_job
 from isgd_jax.experiments.jobs import shuffled_job
 from isgd_jax.experiments.methods import METHODS
 from isgd_jax.experiments.methods import IsgdSettings
-from isgd_jax.experiments.models import model_names
 from isgd_jax.experiments.runner import Plan
 from isgd_jax.experiments.runner import Runner
 
@@ -34,6 +32,10 @@ except ImportError as error:
   from isgd_jax.experiments._errors import missing_extra
 
   raise missing_extra('tqdm') from error
+
+# The learning rates and the lengths of the jobs are chosen for it.
+_DATASETS = ('digits',)
+_MODELS = ('cnn', 'mlp')
 
 # One setting for all jobs and base optimizers: a window of about one epoch of
 # digits; winsorised, so that a drift cannot raise its own limit.
@@ -75,8 +77,8 @@ class DemoConfig:
       >>> DemoConfig(quick=True).plan().num_runs
       80
     """
-    check_name('data set', self.dataset, dataset_names())
-    check_name('model', self.model, model_names())
+    check_name('data set', self.dataset, _DATASETS)
+    check_name('model', self.model, _MODELS)
     for name in self.base_optimizers:
       check_name('base optimizer', name, base_optimizer_names())
     if not self.base_optimizers or (

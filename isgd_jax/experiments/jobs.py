@@ -6,14 +6,18 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from isgd_jax.experiments.datasets import ArraySource
 from isgd_jax.experiments.datasets import Dataset
 from isgd_jax.experiments.datasets import hold_out
 from isgd_jax.experiments.models import Model
+from isgd_jax.experiments.stream_training import TrainResult
 from isgd_jax.experiments.streams import Drift
 from isgd_jax.experiments.streams import Stream
 from isgd_jax.experiments.streams import drifting_stream
 from isgd_jax.experiments.streams import shuffled_epochs
-from isgd_jax.experiments.training import TrainResult
+
+# The jobs index the images themselves, so these are in memory.
+Images = Dataset[ArraySource]
 
 
 class Measures(NamedTuple):
@@ -48,9 +52,9 @@ class Job(NamedTuple):
   title: str
   details: str
   sizes: dict[str, int | str]
-  stream: Callable[[Dataset, int], Stream]
-  tuning_data: Callable[[Dataset, int], Dataset]
-  measure: Callable[[Model, Dataset, TrainResult], Measures]
+  stream: Callable[[Images, int], Stream]
+  tuning_data: Callable[[Images, int], Images]
+  measure: Callable[[Model, Images, TrainResult], Measures]
 
 
 def shuffled_job(*, batch_size: int = 32, num_epochs: int = 15) -> Job:
@@ -71,22 +75,22 @@ def shuffled_job(*, batch_size: int = 32, num_epochs: int = 15) -> Job:
     'test accuracy and final train loss; 6 epochs, batch size 32'
   """
 
-  def stream(dataset: Dataset, seed: int) -> Stream:
+  def stream(dataset: Images, seed: int) -> Stream:
     return shuffled_epochs(
-      dataset.train_images,
-      dataset.train_labels,
+      dataset.train.images,
+      dataset.train.labels,
       batch_size=batch_size,
       num_epochs=num_epochs,
       rng=np.random.default_rng(seed),
     )
 
-  def measure(model: Model, dataset: Dataset, result: TrainResult) -> Measures:
+  def measure(model: Model, dataset: Images, result: TrainResult) -> Measures:
     evaluate = jax.jit(model.loss_fn)
     test_loss, test_accuracy = evaluate(
-      result.params, (dataset.test_images, dataset.test_labels)
+      result.params, (dataset.test.images, dataset.test.labels)
     )
     train_loss, _ = evaluate(
-      result.params, (dataset.train_images, dataset.train_labels)
+      result.params, (dataset.train.images, dataset.train.labels)
     )
     worst = np.nan if result.is_diverged else 1.0
     return Measures(
@@ -135,10 +139,10 @@ def drifting_job(
     'drift-labels'
   """
 
-  def stream(dataset: Dataset, seed: int) -> Stream:
+  def stream(dataset: Images, seed: int) -> Stream:
     return drifting_stream(
-      np.concatenate([dataset.train_images, dataset.test_images]),
-      np.concatenate([dataset.train_labels, dataset.test_labels]),
+      np.concatenate([dataset.train.images, dataset.test.images]),
+      np.concatenate([dataset.train.labels, dataset.test.labels]),
       batch_size=batch_size,
       num_segments=num_segments,
       batches_per_segment=batches_per_segment,
@@ -147,11 +151,11 @@ def drifting_job(
       rng=np.random.default_rng(seed),
     )
 
-  def tuning_data(dataset: Dataset, seed: int) -> Dataset:
+  def tuning_data(dataset: Images, seed: int) -> Images:
     del seed
     return dataset
 
-  def measure(model: Model, dataset: Dataset, result: TrainResult) -> Measures:
+  def measure(model: Model, dataset: Images, result: TrainResult) -> Measures:
     del model, dataset
     summary = result.summary()
     return Measures(

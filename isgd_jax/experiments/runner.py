@@ -19,9 +19,9 @@ from isgd_jax.experiments.datasets import load_dataset
 from isgd_jax.experiments.jobs import Job
 from isgd_jax.experiments.methods import IsgdSettings
 from isgd_jax.experiments.models import build_model
-from isgd_jax.experiments.training import TrainConfig
-from isgd_jax.experiments.training import TrainResult
-from isgd_jax.experiments.training import train
+from isgd_jax.experiments.stream_training import TrainConfig
+from isgd_jax.experiments.stream_training import TrainResult
+from isgd_jax.experiments.stream_training import train
 
 try:
   import tqdm
@@ -89,7 +89,7 @@ class Runner:
     self._dataset = load_dataset(plan.dataset)
     self._model = build_model(
       plan.model,
-      self._dataset.train_images.shape[1:],
+      self._dataset.example_shape,
       self._dataset.num_classes,
     )
     self._environment = results.environment()

@@ -146,7 +146,7 @@ def train(
     >>> result = train(
     ...   TrainConfig(method='base', learning_rate=0.1),
     ...   models.build_model('mlp', (8, 8, 1), 10),
-    ...   streams.shuffled_epochs(data.train_images, data.train_labels,
+    ...   streams.shuffled_epochs(data.train.images, data.train.labels,
     ...     batch_size=32, num_epochs=2, rng=np.random.default_rng(0)))
     >>> bool(result.metrics.loss[-1] < result.metrics.loss[0])
     True

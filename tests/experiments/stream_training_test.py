@@ -12,8 +12,8 @@ import isgd_jax
 from isgd_jax.experiments import datasets
 from isgd_jax.experiments import methods
 from isgd_jax.experiments import models
+from isgd_jax.experiments import stream_training
 from isgd_jax.experiments import streams
-from isgd_jax.experiments import training
 from isgd_jax.experiments.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.base_optimizers import build_base_optimizer
 
@@ -33,8 +33,8 @@ def model(name='mlp'):
 def drifting(num_segments=3, batches_per_segment=23, seed=0):
   """Not a multiple of the block size, and long enough to flag."""
   return streams.drifting_stream(
-    digits().train_images,
-    digits().train_labels,
+    digits().train.images,
+    digits().train.labels,
     batch_size=8,
     num_segments=num_segments,
     batches_per_segment=batches_per_segment,
@@ -49,7 +49,9 @@ def config(method, base_optimizer='momentum', **kwargs):
     'seed': 5,
     'isgd': SETTINGS,
   }
-  return training.TrainConfig(method, base_optimizer, **defaults | kwargs)
+  return stream_training.TrainConfig(
+    method, base_optimizer, **defaults | kwargs
+  )
 
 
 def plain_loop(base_optimizer, steps_per_batch, stream, model_name='mlp'):
@@ -78,7 +80,9 @@ def plain_loop(base_optimizer, steps_per_batch, stream, model_name='mlp'):
 @pytest.mark.parametrize(('method', 'steps'), [('base', 1), ('twice', 2)])
 def test_base_and_twice_are_plain_optax_steps(base_optimizer, method, steps):
   stream = functools.partial(drifting, num_segments=1, batches_per_segment=12)
-  result = training.train(config(method, base_optimizer), model(), stream())
+  result = stream_training.train(
+    config(method, base_optimizer), model(), stream()
+  )
   params, losses = plain_loop(base_optimizer, steps, stream())
   chex.assert_trees_all_close(result.params, params, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(result.metrics.loss, losses, rtol=1e-4)
@@ -87,13 +91,13 @@ def test_base_and_twice_are_plain_optax_steps(base_optimizer, method, steps):
 
 def test_the_convolutional_net_trains_too():
   stream = functools.partial(drifting, num_segments=1, batches_per_segment=12)
-  result = training.train(config('base', 'sgd'), model('cnn'), stream())
+  result = stream_training.train(config('base', 'sgd'), model('cnn'), stream())
   params, _ = plain_loop('sgd', 1, stream(), model_name='cnn')
   chex.assert_trees_all_close(result.params, params, rtol=1e-4, atol=1e-5)
 
 
 def test_isgd_is_the_library_s_update_step_by_step():
-  result = training.train(config('isgd'), model(), drifting())
+  result = stream_training.train(config('isgd'), model(), drifting())
   loss_fn = model().loss_fn
   optimizer = isgd_jax.isgd(
     build_base_optimizer('momentum', RATES['momentum']),
@@ -141,9 +145,9 @@ def test_isgd_is_the_library_s_update_step_by_step():
 
 
 def test_random_trigger_takes_exactly_isgd_s_extra_evaluations():
-  isgd = training.train(config('isgd'), model(), drifting())
+  isgd = stream_training.train(config('isgd'), model(), drifting())
   extra = isgd.extra_evaluations()
-  random = training.train(
+  random = stream_training.train(
     config('random'), model(), drifting(), isgd_extra_steps=extra
   )
   assert extra.sum() > 0
@@ -160,13 +164,15 @@ def test_random_trigger_takes_exactly_isgd_s_extra_evaluations():
 def test_random_trigger_s_extra_steps_are_base_steps_on_that_batch():
   extra = np.array([0, 2, 1, 0])
   stream = functools.partial(drifting, num_segments=1, batches_per_segment=4)
-  random = training.train(
+  random = stream_training.train(
     config('random'), model(), stream(), isgd_extra_steps=extra
   )
   repeated = [
     batch
     for batch, count in zip(
-      stream().batches, training.random_trigger(extra, seed=5), strict=True
+      stream().batches,
+      stream_training.random_trigger(extra, seed=5),
+      strict=True,
     )
     for _ in range(1 + count)
   ]
@@ -179,7 +185,7 @@ def test_random_trigger_s_extra_steps_are_base_steps_on_that_batch():
 @pytest.mark.parametrize('extra', [None, np.zeros(3, int)])
 def test_random_trigger_without_its_model_run_is_refused(extra):
   with pytest.raises(ValueError, match='run the method isgd first'):
-    training.train(
+    stream_training.train(
       config('random'), model(), drifting(), isgd_extra_steps=extra
     )
 
@@ -190,7 +196,7 @@ def test_every_step_is_reported_once_and_in_order(num_batches):
   stream = functools.partial(
     drifting, num_segments=1, batches_per_segment=num_batches
   )
-  result = training.train(config('base'), model(), stream())
+  result = stream_training.train(config('base'), model(), stream())
   _, losses = plain_loop('momentum', 1, stream())
   np.testing.assert_allclose(result.metrics.loss, losses, rtol=1e-3)
 
@@ -212,7 +218,7 @@ def test_metrics_are_fetched_after_later_steps_are_dispatched(monkeypatch):
   program = compiled._replace(step=step)
   monkeypatch.setattr(training, '_compile', lambda *_: (program, 0.0))
   monkeypatch.setattr(jax, 'device_get', device_get)
-  training.train(
+  stream_training.train(
     config('base', 'sgd'), model(), drifting(1, batches_per_segment=100)
   )
   assert dispatched_at_fetch == [64, 96, 100, 100]
@@ -231,10 +237,10 @@ def test_nothing_is_compiled_after_the_first_run_of_a_program():
   jax.jit(lambda x: x * 3)(np.float32(1))
   assert events, 'the listener hears compilations'
   for method in ('base', 'twice', 'isgd'):
-    training.train(config(method, 'sgd'), model(), drifting())
+    stream_training.train(config(method, 'sgd'), model(), drifting())
   events.clear()
   for method in ('base', 'twice', 'isgd'):
-    result = training.train(
+    result = stream_training.train(
       config(method, 'sgd', learning_rate=0.01, seed=6), model(), drifting()
     )
     assert result.compile_seconds == 0.0
@@ -245,7 +251,7 @@ def test_nothing_is_compiled_after_the_first_run_of_a_program():
 @pytest.mark.parametrize('method', ['base', 'isgd'])
 def test_same_seed_same_run(method):
   one, again, other = (
-    training.train(config(method, seed=seed), model(), drifting(1))
+    stream_training.train(config(method, seed=seed), model(), drifting(1))
     for seed in (1, 1, 2)
   )
   chex.assert_trees_all_equal(one.metrics, again.metrics)
@@ -256,7 +262,9 @@ def test_same_seed_same_run(method):
 @pytest.mark.parametrize('method', ['base', 'twice', 'isgd'])
 def test_a_diverging_run_is_finished_and_marked(method):
   stream = drifting()
-  result = training.train(config(method, learning_rate=1e30), model(), stream)
+  result = stream_training.train(
+    config(method, learning_rate=1e30), model(), stream
+  )
   summary = result.summary()
   assert result.is_diverged
   assert summary['is_diverged']
@@ -266,7 +274,7 @@ def test_a_diverging_run_is_finished_and_marked(method):
 
 
 def test_summary_counts_and_averages():
-  result = training.train(config('isgd'), model(), drifting())
+  result = stream_training.train(config('isgd'), model(), drifting())
   summary, metrics = result.summary(), result.metrics
   assert summary['num_undertrained'] == metrics.is_undertrained.sum() > 0
   assert summary['prequential_accuracy'] == pytest.approx(
@@ -279,19 +287,21 @@ def test_summary_counts_and_averages():
 
 def test_unknown_method_gives_the_nearest():
   with pytest.raises(ValueError, match=r"'isdg'; did you mean 'isgd'\?"):
-    training.train(config('isdg'), model(), drifting())
+    stream_training.train(config('isdg'), model(), drifting())
 
 
 def test_an_empty_stream_is_refused():
   with pytest.raises(ValueError, match='no batch'):
-    training.train(config('base'), model(), streams.Stream(iter([]), 0, ()))
+    stream_training.train(
+      config('base'), model(), streams.Stream(iter([]), 0, ())
+    )
 
 
 @pytest.mark.parametrize('show_progress', [True, False, None])
 def test_progress_is_shown_on_demand_and_never_off_a_terminal(
   show_progress, capsys
 ):
-  training.train(
+  stream_training.train(
     config('isgd'), model(), drifting(), show_progress=show_progress
   )
   out, err = capsys.readouterr()

@@ -1,0 +1,19 @@
+"""Real data sets, read from files; nothing is unpickled, little is imported.
+
+Pillow, scikit-learn and Hugging Face's `datasets` are imported by the data
+sets that need them, when these are loaded.
+"""
+
+from isgd_jax.experiments.datasets._dataset import ArraySource
+from isgd_jax.experiments.datasets._dataset import Dataset
+from isgd_jax.experiments.datasets._load import dataset_names
+from isgd_jax.experiments.datasets._load import load_dataset
+from isgd_jax.experiments.datasets._split import hold_out
+
+__all__ = [
+  'ArraySource',
+  'Dataset',
+  'dataset_names',
+  'hold_out',
+  'load_dataset',
+]
