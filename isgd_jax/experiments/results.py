@@ -81,7 +81,7 @@ def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     '{"loss": null}\n'
   """
   line = to_json(record).encode() + b'\n'
-  with _explained(path), open(path, 'ab+', buffering=0) as file:
+  with explained(path), open(path, 'ab+', buffering=0) as file:
     if file.tell() > 0:
       file.seek(-1, os.SEEK_END)
       line = line if file.read(1) == b'\n' else b'\n' + line
@@ -152,7 +152,7 @@ def replace_file(
     'hello'
   """
   new = path.with_name(f'.{path.stem}.new{path.suffix}')
-  with _explained(path):
+  with explained(path):
     try:
       write(new)
       os.replace(new, path)
@@ -258,7 +258,7 @@ def environment() -> dict[str, dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
+def explained(path: pathlib.Path) -> Iterator[None]:
   """Turns an OSError into one that names the file and the remedy."""
   try:
     yield

@@ -1,0 +1,164 @@
+"""The subcommands of `isgd-jax` and their options.
+
+The strings below the fields are what `--help` prints.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Annotated
+
+from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments.trainer.config import TrainConfig
+
+try:
+  import tyro
+except ImportError as error:
+  raise missing_extra('tyro') from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Demo:
+  """Compare ISGD with its baselines on real handwritten digits.
+
+  Trains on ordinary shuffled epochs and on a one-pass stream that drifts, each
+  with the base optimizer alone, with every batch twice, with ISGD's number of
+  extra steps on random batches, and with ISGD. Prints one table and what it
+  shows; draws a control chart and the accuracy over the stream. With
+  the defaults it takes up to three minutes on two CPU cores, and under 40
+  seconds with --quick.
+  """
+
+  out: str = 'isgd-demo'
+  """Folder for results and figures; made if missing. Results are appended to
+  those that are there, figures are replaced."""
+
+  seed: int = 0
+  """Seed that all tuning and reporting seeds are counted from."""
+
+  quick: bool = False
+  """Fewer seeds, fewer learning rates, shorter runs: a look, no measurement."""
+
+  dataset: str = 'digits'
+  """Data set: digits."""
+
+  model: str = 'mlp'
+  """Network: mlp or cnn."""
+
+  bases: tuple[str, ...] = ('momentum', 'adam')
+  """Base optimizers, one or more of: sgd, momentum, nesterov, adam."""
+
+  def __call__(self) -> None:
+    """Runs the demo and prints its table."""
+    from isgd_jax.experiments import demo
+
+    summary = demo.run_demo(
+      demo.DemoConfig(
+        seed=self.seed,
+        quick=self.quick,
+        dataset=self.dataset,
+        model=self.model,
+        base_optimizers=self.bases,
+      ),
+      self.out,
+    )
+    print(summary)
+    print(f'\nResults and figures: {self.out}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """Train a network on a data set, with a control chart of its batch losses.
+
+  Writes to the folder --out: the options (config.json), a line of JSON for each
+  step (metrics.jsonl) and evaluation (evaluations.jsonl), TensorBoard event
+  files, checkpoints, and at the end a picture of the control chart. SIGTERM and
+  Ctrl-C save a checkpoint and end with the exit codes 75 and 130. `isgd-jax
+  train --resume --out RUN` carries a run on, after them or after any other
+  death, as if it had never stopped.
+  """
+
+  config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(
+    default_factory=TrainConfig
+  )
+
+  out: str = 'isgd-run'
+  """Folder of the run; made if missing."""
+
+  resume: bool = False
+  """Carry on the run in --out from its last checkpoint, with its own options.
+  Only how long to train, how often to log, evaluate and save, and where the
+  data lie may be given anew."""
+
+  def __call__(self) -> None:
+    """Trains, and prints what came of it."""
+    from isgd_jax.experiments.trainer import command
+
+    command.run(self.config, self.out, resume=self.resume)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+  """Draw the control chart of a run, also while it is training."""
+
+  run: tyro.conf.Positional[str]
+  """Folder of the run."""
+
+  first_step: int | None = None
+  """First step to draw; by default the last 2000 are drawn."""
+
+  last_step: int | None = None
+  """Last step to draw."""
+
+  out: str | None = None
+  """Picture to write, .png, .pdf or .svg; by default control_chart.png in the
+  run's folder."""
+
+  def __call__(self) -> None:
+    """Draws, and prints where the picture is."""
+    from isgd_jax.experiments.trainer import command
+
+    print(
+      command.draw_chart(self.run, self.out, self.first_step, self.last_step)
+    )
+
+
+def parse(args: Sequence[str] | None) -> Demo | Train | Chart:
+  """The subcommand that the command line asks for, not yet run.
+
+  Args:
+    args: the command line without the program's name; None takes `sys.argv`.
+
+  Returns:
+    The command; calling it runs it.
+
+  Raises:
+    InputError: there is no run to resume.
+    SystemExit: the command line is wrong, or asks for help.
+
+  Example:
+    >>> parse(['train', '--model', 'lenet']).config.model
+    'lenet'
+  """
+  command = _cli(args, Train())
+  if isinstance(command, Train) and command.resume:
+    from isgd_jax.experiments.trainer import folder
+
+    # The run's own options, but for what the command line says otherwise.
+    saved = Train(config=folder.load_config(command.out))
+    command = _cli(args, saved)
+  return command
+
+
+def _cli(args: Sequence[str] | None, train: Train) -> Demo | Train | Chart:
+  """Parses the command line; `train` has the defaults of that subcommand."""
+  commands = (
+    Annotated[Demo, tyro.conf.subcommand('demo')]
+    | Annotated[Train, tyro.conf.subcommand('train', default=train)]
+    | Annotated[Chart, tyro.conf.subcommand('chart')]
+  )
+  return tyro.cli(
+    commands,
+    prog='isgd-jax',
+    description='Experiments with inconsistent SGD (ISGD) in JAX.',
+    args=args,
+  )

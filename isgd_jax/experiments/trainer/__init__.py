@@ -1,0 +1,1 @@
+"""`isgd-jax train`: one training run that can be stopped and carried on."""

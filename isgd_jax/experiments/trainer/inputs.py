@@ -1,0 +1,157 @@
+"""What a training run is made of: its data set, its network, its batches."""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from flax import nnx
+import jax.numpy as jnp
+
+from isgd_jax import sampling
+from isgd_jax.experiments import datasets
+from isgd_jax.experiments import models
+from isgd_jax.experiments.trainer.config import DataConfig
+from isgd_jax.experiments.trainer.config import TrainConfig
+
+# Files are waited for; arrays in memory are not.
+_FILE_READING_THREADS = 16
+
+
+def load_dataset(config: TrainConfig) -> datasets.Dataset:
+  """The data set of a run.
+
+  Args:
+    config: the run.
+
+  Returns:
+    The data set.
+
+  Raises:
+    DataError: it cannot be read.
+    InputError: it does not exist, or an option does not go with it.
+
+  Example:
+    >>> load_dataset(TrainConfig()).name
+    'digits'
+  """
+  data = config.data
+  return datasets.load_dataset(
+    data.dataset,
+    seed=config.seed,
+    data_dir=data.data_dir,
+    image_size=data.image_size,
+    augment=data.augment,
+    skip_undecodable=data.skip_undecodable,
+    sequence_length=data.sequence_length,
+  )
+
+
+def create_network(
+  config: TrainConfig, dataset: datasets.Dataset, rngs: nnx.Rngs
+) -> nnx.Module:
+  """The network of a run.
+
+  Args:
+    config: the run.
+    dataset: its data set.
+    rngs: of the parameters and of dropout.
+
+  Returns:
+    The network.
+
+  Raises:
+    InputError: the network does not take such examples.
+
+  Example:
+    >>> config = TrainConfig()
+    >>> network = create_network(config, load_dataset(config), nnx.Rngs(0))
+  """
+  return models.create_model(
+    config.model,
+    dataset.example_shape,
+    dataset.num_classes,
+    dtype=jnp.dtype(config.precision),
+    rngs=rngs,
+  )
+
+
+def train_batches(
+  config: TrainConfig, dataset: datasets.Dataset, start: int
+) -> sampling.PrefetchIterator:
+  """The batches of a run.
+
+  Args:
+    config: the run.
+    dataset: its data set.
+    start: training steps done.
+
+  Returns:
+    The batches from step `start` on, without end.
+
+  Example:
+    >>> config = TrainConfig()
+    >>> with train_batches(config, load_dataset(config), start=13) as batches:
+    ...   print(next(batches).index)
+    1
+  """
+  data = config.data
+  batches = sampling.fixed_cycle(
+    dataset.train,
+    data.batch_size,
+    seed=config.seed,
+    reshuffle=data.sampling == 'reshuffle',
+    last_batch=data.last_batch,
+    transform=dataset.train_transform,
+  )
+  return _prefetch(batches, data, dataset.train, start)
+
+
+def test_batches(
+  config: TrainConfig, dataset: datasets.Dataset
+) -> sampling.PrefetchIterator:
+  """The test data, once, with weights that are 0 on padding.
+
+  Args:
+    config: the run.
+    dataset: its data set.
+
+  Returns:
+    The batches.
+
+  Example:
+    >>> config = TrainConfig()
+    >>> with test_batches(config, load_dataset(config)) as batches:
+    ...   print(sum(int(batch.weight.sum()) for batch in batches))
+    360
+  """
+  data, transform = config.data, dataset.test_transform
+  batches = sampling.fixed_cycle(
+    dataset.test,
+    min(data.batch_size, len(dataset.test)),
+    seed=config.seed,
+    num_epochs=1,
+    last_batch='pad',
+    transform=(
+      None if transform is None else functools.partial(_without_rng, transform)
+    ),
+  )
+  return _prefetch(batches, data, dataset.test, 0)
+
+
+def _without_rng(transform: Callable[[Any], Any], record: Any, rng: Any) -> Any:
+  """A transform of records as one that draws nothing."""
+  del rng
+  return transform(record)
+
+
+def _prefetch(
+  batches: Any, data: DataConfig, source: Any, start: int
+) -> sampling.PrefetchIterator:
+  """Reads ahead, with as many threads as the source is slow."""
+  is_in_memory = hasattr(source, '__getitems__')
+  return sampling.prefetch(
+    batches,
+    start=start,
+    num_threads=1 if is_in_memory else _FILE_READING_THREADS,
+    num_workers=data.num_workers,
+  )

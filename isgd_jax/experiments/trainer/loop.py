@@ -1,0 +1,304 @@
+"""The training loop: batches in, checkpoints and metrics out."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import sys
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from isgd_jax import sampling
+from isgd_jax.experiments import datasets
+from isgd_jax.experiments._errors import DataError
+from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments._errors import RunStopped
+from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments.results import read_records
+from isgd_jax.experiments.trainer import checks
+from isgd_jax.experiments.trainer import folder
+from isgd_jax.experiments.trainer import logs
+from isgd_jax.experiments.trainer.checkpoints import Checkpoints
+from isgd_jax.experiments.trainer.config import TrainConfig
+from isgd_jax.experiments.trainer.inputs import create_network
+from isgd_jax.experiments.trainer.inputs import load_dataset
+from isgd_jax.experiments.trainer.inputs import test_batches
+from isgd_jax.experiments.trainer.inputs import train_batches
+from isgd_jax.experiments.trainer.optimizers import build_optimizer
+from isgd_jax.experiments.trainer.signals import StopRequest
+from isgd_jax.experiments.trainer.signals import stop_requests
+from isgd_jax.experiments.trainer.steps import RunState
+from isgd_jax.experiments.trainer.steps import Steps
+from isgd_jax.experiments.trainer.steps import build_steps
+from isgd_jax.experiments.trainer.steps import unpack
+
+try:
+  import tqdm
+except ImportError as error:
+  raise missing_extra('tqdm') from error
+
+# Metrics are fetched this many steps at a time, and one block late: by then
+# the device has the steps of the next block to work on.
+_BLOCK_SIZE = 32
+# A checkpoint takes some 0.1 s, which is many steps of a small network.
+_SHORTEST_DEFAULT_CHECKPOINT_INTERVAL = 500
+
+
+class TrainResult(NamedTuple):
+  """What a run came to.
+
+  Attributes:
+    state: the state it ended with.
+    num_steps: training steps done, those before a resumption included.
+    test_loss: of the last evaluation, nats.
+    test_accuracy: of the last evaluation, share in [0, 1].
+    totals: sums over the steps, as in `RunLog`.
+  """
+
+  state: RunState
+  num_steps: int
+  test_loss: float
+  test_accuracy: float
+  totals: dict[str, int]
+
+
+def train(
+  config: TrainConfig,
+  out: str | pathlib.Path,
+  *,
+  resume: bool = False,
+  show_progress: bool | None = None,
+  announce: Callable[[TrainConfig, dict[str, Any]], None] | None = None,
+) -> TrainResult:
+  """Trains a network, or carries a run on from its last checkpoint.
+
+  A run that is stopped, in whatever way, and carried on ends with the same
+  parameters, chart and metrics, bit for bit, as one that was never stopped (on
+  the same machine and versions). Losses that are not finite do not stop it.
+
+  Args:
+    config: the run.
+    out: its folder, for configuration, metrics and checkpoints.
+    resume: carry on the run in `out`.
+    show_progress: whether to show a progress bar on stderr; None shows it on a
+      terminal only.
+    announce: called with the options and what follows from them, once all is
+      found to fit together, before anything is written or computed.
+
+  Returns:
+    A `TrainResult`.
+
+  Raises:
+    InputError: an option that cannot be; a folder that holds a run already, or
+      with `resume` none, or another one.
+    DataError: a data set that cannot be read.
+    OutputError: something cannot be written. Every checkpoint that was
+      complete before is intact.
+    RunStopped: SIGTERM or SIGINT came; the run has been saved.
+
+  Example:
+    >>> import tempfile
+    >>> out = tempfile.mkdtemp() + '/run'
+    >>> train(TrainConfig(steps=20), out).num_steps
+    20
+    >>> train(TrainConfig(steps=30), out, resume=True).num_steps
+    30
+  """
+  checks.check_config(config)
+  out = pathlib.Path(out)
+  folder.check_folder(out, resume)
+  if resume:
+    saved = folder.load_config(out)
+    checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
+  dataset = load_dataset(config)
+  try:
+    batches_per_cycle = sampling.batches_per_cycle(
+      len(dataset.train), config.data.batch_size, config.data.last_batch
+    )
+    steps = build_steps(
+      functools.partial(create_network, config, dataset),
+      dataset,
+      build_optimizer(config, batches_per_cycle),
+      config.seed,
+    )
+    # Compiles nothing yet, but fails on what does not fit together.
+    template = jax.eval_shape(steps.init)
+  except InputError:
+    raise
+  except ValueError as error:
+    raise InputError(str(error)) from error
+
+  num_steps = config.num_steps(batches_per_cycle)
+  if announce is not None:
+    sizes = [leaf.size for leaf in jax.tree.leaves(template.params)]
+    announce(
+      config,
+      {
+        'train_examples': len(dataset.train),
+        'test_examples': len(dataset.test),
+        'batches_per_epoch': batches_per_cycle,
+        'steps_in_all': num_steps,
+        'parameters': sum(sizes),
+        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+      },
+    )
+  folder.save_config(config, out)
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(
+      Checkpoints(out / folder.CHECKPOINTS, config.keep_checkpoints)
+    )
+    if checkpoints.latest_step is None:
+      start, state = 0, steps.init()
+    else:
+      start, state = checkpoints.restore(template, config)
+    run = _Run(
+      config=config,
+      dataset=dataset,
+      steps=steps,
+      num_steps=num_steps,
+      batches_per_cycle=batches_per_cycle,
+      checkpoints=checkpoints,
+      log=stack.enter_context(logs.RunLog(out, start, config.log_every)),
+      batches=stack.enter_context(train_batches(config, dataset, start)),
+      bar=stack.enter_context(_progress_bar(config, show_progress)),
+      stop=stack.enter_context(stop_requests()),
+    )
+    state = run.train(state, start)
+    evaluation = list(read_records(out / logs.EVALUATIONS))[-1]
+    return TrainResult(
+      state,
+      max(start, run.num_steps),
+      evaluation['loss'],
+      evaluation['accuracy'],
+      dict(run.log.totals),
+    )
+
+
+class _Run(NamedTuple):
+  """A run under way, apart from the state that it trains."""
+
+  config: TrainConfig
+  dataset: datasets.Dataset
+  steps: Steps
+  num_steps: int
+  batches_per_cycle: int
+  checkpoints: Checkpoints
+  log: logs.RunLog
+  batches: Iterator[sampling.CycleBatch]
+  bar: tqdm.tqdm
+  stop: StopRequest
+
+  def train(self, state: RunState, step: int) -> RunState:
+    """Trains from `step` to the end."""
+    config = self.config
+    evaluate_every = config.evaluate_every or self.batches_per_cycle
+    checkpoint_every = config.checkpoint_every or max(
+      self.batches_per_cycle, _SHORTEST_DEFAULT_CHECKPOINT_INTERVAL
+    )
+    self.bar.reset(self.num_steps)
+    self.bar.update(step)
+    while step < self.num_steps:
+      pause = min(
+        self.num_steps,
+        _next_multiple(step, evaluate_every),
+        _next_multiple(step, checkpoint_every),
+      )
+      state, step = self._advance(state, step, pause)
+      is_last = step == self.num_steps
+      # Before the checkpoint: what it is restored from has been evaluated.
+      if is_last or step % evaluate_every == 0:
+        self._evaluate(state, step)
+      signum = None if is_last else self.stop.signum
+      if is_last or signum or step % checkpoint_every == 0:
+        self.log.sync()
+        self.checkpoints.save(step, state, config)
+      if signum:
+        self.checkpoints.wait()
+        raise RunStopped(signum, step, str(self.log.folder))
+    self.checkpoints.wait()
+    return state
+
+  def _advance(
+    self, state: RunState, step: int, end: int
+  ) -> tuple[RunState, int]:
+    """Trains up to `end`, or to where the run is asked to stop."""
+    pending = _Block([], [], 0.0)
+    while step < end and self.stop.signum is None:
+      block = _Block([], [], 0.0)
+      for _ in range(min(_BLOCK_SIZE, end - step)):
+        asked = time.perf_counter()
+        batch = next(self.batches)
+        waited = time.perf_counter() - asked
+        state, report = self.steps.train(state, batch.data, batch.weight)
+        step += 1
+        block.positions.append((step, int(batch.epoch), int(batch.index)))
+        block.reports.append(report)
+        block = block._replace(wait_seconds=block.wait_seconds + waited)
+        if self.stop.signum is not None:
+          break
+      self._fetch(pending)
+      pending = block
+    self._fetch(pending)
+    return state, step
+
+  def _fetch(self, block: '_Block') -> None:
+    """Brings a block of reports to the host, and writes and shows it."""
+    if not block.reports:
+      return
+    report = unpack(np.stack(jax.device_get(block.reports)))
+    if not report.num_examples.all():
+      step, epoch, batch = block.positions[int(report.num_examples.argmin())]
+      raise DataError(
+        f'batch {batch} of epoch {epoch} (step {step}) has no example that '
+        'counts: none of its images can be decoded. Mend the files, or raise '
+        '--batch-size'
+      )
+    self.log.write_steps(block.positions, report, block.wait_seconds)
+    self.bar.update(len(block.reports))
+    totals = self.log.totals
+    self.bar.set_postfix(
+      loss=f'{report.loss.mean():.3f}',
+      accuracy=f'{report.accuracy.mean():.1%}',
+      flagged=f'{totals["num_undertrained"] / totals["num_steps"]:.1%}',
+    )
+
+  def _evaluate(self, state: RunState, step: int) -> None:
+    """Evaluates on the test data, each example once."""
+    sums = []
+    with test_batches(self.config, self.dataset) as batches:
+      for batch in batches:
+        sums.append(self.steps.evaluate(state, batch.data, batch.weight))
+    # In float64: a test set has more examples than float32 has digits.
+    loss, right, count = np.asarray(jax.device_get(sums), np.float64).sum(0)
+    if not count:
+      raise DataError('none of the test images can be decoded')
+    self.log.write_evaluation(
+      step, step // self.batches_per_cycle, loss / count, right / count
+    )
+
+
+class _Block(NamedTuple):
+  """Steps that have been dispatched and not been looked at."""
+
+  positions: list[tuple[int, int, int]]
+  reports: list[jax.Array]
+  wait_seconds: float
+
+
+def _progress_bar(config: TrainConfig, show_progress: bool | None) -> tqdm.tqdm:
+  """A bar on stderr over the steps of a run."""
+  return tqdm.tqdm(
+    desc=f'{config.model}/{config.data.dataset}',
+    unit='step',
+    file=sys.stderr,
+    disable=None if show_progress is None else not show_progress,
+  )
+
+
+def _next_multiple(step: int, interval: int) -> int:
+  """The first multiple of `interval` after `step`."""
+  return (step // interval + 1) * interval

@@ -1,0 +1,283 @@
+"""The jitted training and evaluation steps of a Flax NNX network."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import isgd_jax
+from isgd_jax import training
+from isgd_jax.experiments.datasets import Dataset
+
+Record = dict[str, jax.Array]
+
+
+class RunState(NamedTuple):
+  """Everything that a training step changes.
+
+  Attributes:
+    params: the parameters, an `nnx.State` of arrays.
+    model_state: BatchNorm statistics, dropout keys and counts, likewise.
+    opt_state: the optimizer's state, with the control chart.
+  """
+
+  params: Any
+  model_state: Any
+  opt_state: Any
+
+
+class StepReport(NamedTuple):
+  """What one step reports; scalars, or [num_steps] for a run.
+
+  Attributes:
+    loss: of the batch before training on it (prequential), nats.
+    accuracy: of the batch before training on it, share in [0, 1].
+    learning_rate: of the base optimizer at this step.
+    num_examples: examples of the batch that counted.
+    mean: the control chart's centre line; NaN without a chart.
+    sigma: the chart's standard deviation; NaN without a chart.
+    control_limit: the chart's upper limit, infinite in Phase I; NaN without a
+      chart.
+    is_undertrained: whether the chart flagged the batch.
+    is_chase_reverted: whether a chase did not better its batch.
+    num_chase_steps: chase steps taken.
+    final_loss: what a chase left; `loss` where there was none.
+    num_gradient_evaluations: spent on this step.
+  """
+
+  loss: Any
+  accuracy: Any
+  learning_rate: Any
+  num_examples: Any
+  mean: Any
+  sigma: Any
+  control_limit: Any
+  is_undertrained: Any
+  is_chase_reverted: Any
+  num_chase_steps: Any
+  final_loss: Any
+  num_gradient_evaluations: Any
+
+
+class Sums(NamedTuple):
+  """Sums over examples; divided by `num_examples` they are means.
+
+  Attributes:
+    loss: nats.
+    accuracy: right answers. Of text, both are means over an example's bytes.
+    num_examples: sum of the weights.
+  """
+
+  loss: jax.Array
+  accuracy: jax.Array
+  num_examples: jax.Array
+
+
+class Steps(NamedTuple):
+  """A run's compiled programs.
+
+  Attributes:
+    init: `init() -> RunState`, from the run's seed.
+    train: `train(state, record, weight) -> (state, report)`; the state is
+      donated; the report is one float32 vector in the order of `StepReport`,
+      one transfer instead of a dozen. `unpack` takes it apart.
+    evaluate: `evaluate(state, record, weight) -> Sums`, without dropout and on
+      running BatchNorm statistics.
+  """
+
+  init: Callable[[], RunState]
+  train: Callable[..., tuple[RunState, jax.Array]]
+  evaluate: Callable[..., Sums]
+
+
+def build_steps(
+  create_network: Callable[[nnx.Rngs], nnx.Module],
+  dataset: Dataset,
+  optimizer: optax.GradientTransformationExtraArgs,
+  seed: int,
+) -> Steps:
+  """The programs of a run; nothing is compiled before they are called.
+
+  Args:
+    create_network: makes the network from its random streams; it is called as
+      `network(x, train=...)`.
+    dataset: gives the pixels' mean and standard deviation.
+    optimizer: takes `value` and `value_fn`, or ignores them.
+    seed: of the initial parameters and dropout keys.
+
+  Returns:
+    A `Steps`.
+
+  Example:
+    >>> from isgd_jax.experiments import datasets, models
+    >>> digits = datasets.load_dataset('digits')
+    >>> steps = build_steps(
+    ...   lambda rngs: models.create_model(
+    ...     'mlp', digits.example_shape, 10, rngs=rngs),
+    ...   digits, isgd_jax.isgd(optax.sgd(0.1), isgd_jax.shewhart(20)), seed=0)
+    >>> record = digits.train.__getitems__(range(32))
+    >>> state, report = steps.train(steps.init(), record, np.ones(32))
+    >>> int(unpack(report[None]).num_examples[0])
+    32
+  """
+
+  def create():
+    return create_network(nnx.Rngs(seed))
+
+  graphdef = nnx.graphdef(nnx.eval_shape(create))
+
+  def init():
+    _, params, model_state = nnx.split(create(), nnx.Param, ...)
+    params = nnx.as_pure(params)
+    return RunState(params, nnx.as_pure(model_state), optimizer.init(params))
+
+  def loss_fn(network, record, weight):
+    sums = _sums(network, dataset, record, weight, train=True)
+    count = jnp.maximum(sums.num_examples, 1.0)
+    return sums.loss / count, sums
+
+  def train(state, record, weight):
+    network = nnx.merge(graphdef, state.params, state.model_state)
+    # Before the evaluation that moves statistics and keys on.
+    value_fn = training.nnx_value_fn(
+      loss_fn, network, record, weight, has_aux=True
+    )
+
+    def loss_of(params):
+      network = nnx.merge(graphdef, params, state.model_state)
+      loss, sums = loss_fn(network, record, weight)
+      _, _, moved = nnx.split(network, nnx.Param, ...)
+      return loss, (sums, nnx.as_pure(moved))
+
+    (loss, (sums, model_state)), grads = jax.value_and_grad(
+      loss_of, has_aux=True
+    )(state.params)
+    updates, opt_state = optimizer.update(
+      grads, state.opt_state, state.params, value=loss, value_fn=value_fn
+    )
+    params = optax.apply_updates(state.params, updates)
+    report = _report(loss, sums, state.opt_state, opt_state)
+    return RunState(params, model_state, opt_state), report
+
+  def evaluate(state, record, weight):
+    network = nnx.merge(graphdef, state.params, state.model_state)
+    return _sums(network, dataset, record, weight, train=False)
+
+  return Steps(
+    jax.jit(init), jax.jit(train, donate_argnums=0), jax.jit(evaluate)
+  )
+
+
+def unpack(packed: np.ndarray) -> StepReport:
+  """Takes apart what steps reported.
+
+  Args:
+    packed: [num_steps, number of fields] float32.
+
+  Returns:
+    `StepReport` of arrays [num_steps]: float32, counts int64, flags bool.
+
+  Example:
+    >>> unpack(np.zeros((2, len(StepReport._fields)))).is_undertrained
+    array([False, False])
+  """
+  report = StepReport(*np.asarray(packed).T)
+  counts = ('num_examples', 'num_chase_steps', 'num_gradient_evaluations')
+  flags = ('is_undertrained', 'is_chase_reverted')
+  return report._replace(
+    **{name: getattr(report, name).astype(np.int64) for name in counts},
+    **{name: getattr(report, name).astype(bool) for name in flags},
+  )
+
+
+def _sums(
+  network: Any,
+  dataset: Dataset,
+  record: Record,
+  weight: jax.Array,
+  *,
+  train: bool,
+) -> Sums:
+  """Loss and right answers of a batch, each example by its weight."""
+  weight = jnp.asarray(weight, jnp.float32)
+  if 'tokens' in record:
+    tokens = record['tokens'].astype(jnp.int32)
+    logits = network(tokens[:, :-1], train=train)
+    labels = tokens[:, 1:]
+  else:
+    logits = network(_scaled(record['image'], dataset), train=train)
+    labels = record['label'].astype(jnp.int32)
+    # A label of -1 marks an example without one, an undecodable image say.
+    weight = jnp.where(labels >= 0, weight, 0.0)
+    labels = jnp.maximum(labels, 0)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  is_right = (logits.argmax(-1) == labels).astype(jnp.float32)
+  losses, is_right = (
+    x.reshape(len(x), -1).mean(axis=1) for x in (losses, is_right)
+  )
+  return Sums(
+    jnp.sum(weight * losses), jnp.sum(weight * is_right), jnp.sum(weight)
+  )
+
+
+def _scaled(images: jax.Array, dataset: Dataset) -> jax.Array:
+  """Images as the network takes them: float32, standardised by channel."""
+  if images.dtype == jnp.uint8:
+    images = images.astype(jnp.float32) / 255
+  mean = np.asarray(dataset.pixel_mean, np.float32)
+  std = np.asarray(dataset.pixel_std, np.float32)
+  return (images.astype(jnp.float32) - mean) / std
+
+
+def _report(
+  loss: jax.Array, sums: Sums, old_state: Any, new_state: Any
+) -> jax.Array:
+  """The report of a step as one float32 vector."""
+  rate = optax.tree.get(
+    new_state,
+    'learning_rate',
+    filtering=lambda _, value: isinstance(value, jax.Array),
+  )
+  # `scale_by_mean_loss`'s state; 1 without it.
+  scale = [
+    node.scale
+    for node in jax.tree.leaves(new_state, is_leaf=_is_scale_state)
+    if _is_scale_state(node)
+  ]
+  no_chart = jnp.nan
+  report = StepReport(
+    loss=loss,
+    accuracy=sums.accuracy / jnp.maximum(sums.num_examples, 1.0),
+    learning_rate=rate * (scale[0] if scale else 1.0),
+    num_examples=sums.num_examples,
+    mean=no_chart,
+    sigma=no_chart,
+    control_limit=no_chart,
+    is_undertrained=False,
+    is_chase_reverted=False,
+    num_chase_steps=0,
+    final_loss=loss,
+    num_gradient_evaluations=1,
+  )
+  if isinstance(new_state, isgd_jax.ISGDState):
+    before = isgd_jax.get_info(old_state).num_gradient_evaluations
+    info = isgd_jax.get_info(new_state)
+    report = report._replace(
+      mean=info.mean,
+      sigma=info.sigma,
+      control_limit=info.control_limit,
+      is_undertrained=info.is_undertrained,
+      is_chase_reverted=info.is_chase_reverted,
+      num_chase_steps=info.num_chase_steps,
+      final_loss=info.final_loss,
+      num_gradient_evaluations=info.num_gradient_evaluations - before,
+    )
+  return jnp.stack([jnp.asarray(x, jnp.float32) for x in report])
+
+
+def _is_scale_state(node: Any) -> bool:
+  return isinstance(node, isgd_jax.ScaleByMeanLossState)

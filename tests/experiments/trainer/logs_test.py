@@ -1,0 +1,130 @@
+"""Files that a run can take up again, and that say when they are full."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from isgd_jax.experiments._errors import OutputError
+from isgd_jax.experiments.results import read_records
+from isgd_jax.experiments.trainer import logs
+from isgd_jax.experiments.trainer import steps
+
+FULL = pathlib.Path('/dev/full')
+
+
+def report(num_steps, **columns):
+  """A report of steps with losses 1, 2, ..."""
+  zeros = np.zeros((num_steps, len(steps.StepReport._fields)), np.float32)
+  loss = np.arange(1, num_steps + 1, dtype=np.float32) / 3
+  return steps.unpack(zeros)._replace(loss=loss, **columns)
+
+
+def positions(first, last):
+  return [(step, 0, step % 3) for step in range(first, last + 1)]
+
+
+@pytest.mark.parametrize(
+  ('text', 'kept'),
+  [
+    ('', 0),
+    ('{"step": 1}\n{"step": 2}\n{"step": 3}\n', 2),
+    ('{"step": 1}\n{"step": 2}\n', 2),
+    ('{"step": 1}\n{"step": 2', 1),
+    ('{"step": 1}\n{"step": 2}', 1),
+    ('{"step": 1}\n\0\0\0\0', 1),
+    ('{"step": 1}\n[2]\n{"step": 2}\n', 1),
+  ],
+)
+def test_what_lies_behind_a_step_or_is_torn_is_cut_off(tmp_path, text, kept):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_text(text)
+  with logs.JsonLines(path, last_step=2) as lines:
+    lines.write([{'step': 9}])
+  expected = [*range(1, kept + 1), 9]
+  assert [record['step'] for record in read_records(path)] == expected
+  assert path.read_text().count('\n') == len(expected)
+
+
+def test_float32_is_written_shortly_and_reads_back_the_same(tmp_path):
+  with logs.RunLog(tmp_path, last_step=0, log_every=50) as log:
+    log.write_steps(positions(1, 20), report(20), wait_seconds=0.0)
+  records = list(read_records(tmp_path / logs.METRICS))
+  read = np.array([record['loss'] for record in records], np.float32)
+  np.testing.assert_array_equal(read, report(20).loss)
+  assert '"loss": 0.33333334,' in (tmp_path / logs.METRICS).read_text()
+
+
+def test_what_is_not_finite_is_null(tmp_path):
+  limits = np.array([np.inf, np.nan], np.float32)
+  with logs.RunLog(tmp_path, last_step=0, log_every=50) as log:
+    log.write_steps(positions(1, 2), report(2, control_limit=limits), 0.0)
+  for line in (tmp_path / logs.METRICS).read_text().splitlines():
+    assert json.loads(line)['control_limit'] is None
+
+
+def test_totals_go_on_after_a_resumption(tmp_path):
+  columns = {
+    'is_undertrained': np.array([True, False, True]),
+    'num_chase_steps': np.array([2, 0, 5]),
+    'num_gradient_evaluations': np.array([3, 1, 6]),
+    'num_examples': np.array([8, 8, 7]),
+    'is_chase_reverted': np.array([False, False, True]),
+  }
+  with logs.RunLog(tmp_path, last_step=0, log_every=50) as log:
+    log.write_steps(positions(1, 3), report(3, **columns), 0.0)
+    whole = dict(log.totals)
+  with logs.RunLog(tmp_path, last_step=2, log_every=50) as log:
+    assert log.totals['num_steps'] == 2
+    assert log.totals['num_chase_steps'] == 2
+    last = {name: column[2:] for name, column in columns.items()}
+    log.write_steps(positions(3, 3), report(1, **last), 0.0)
+    assert dict(log.totals) == whole
+  assert whole == {
+    'num_steps': 3,
+    'num_undertrained': 2,
+    'num_chases_reverted': 1,
+    'num_examples': 23,
+    'num_chase_steps': 7,
+    'num_gradient_evaluations': 10,
+  }
+
+
+def test_tensorboard_has_the_means_between_points(tmp_path):
+  from tensorboardX.proto import event_pb2
+  from tensorboardX.record_writer import masked_crc32c  # noqa: F401
+
+  with logs.RunLog(tmp_path, last_step=0, log_every=4) as log:
+    for first in (1, 5, 9):
+      log.write_steps(positions(first, first + 3), report(4), 0.0)
+    log.write_evaluation(12, 1, loss=0.5, accuracy=0.75)
+  points = {}
+  for path in sorted((tmp_path / logs.TENSORBOARD).iterdir()):
+    data = path.read_bytes()
+    while data:  # TFRecord: length, its checksum, the event, its checksum.
+      size = int.from_bytes(data[:8], 'little')
+      event = event_pb2.Event.FromString(data[12 : 12 + size])
+      data = data[16 + size :]
+      for value in event.summary.value:
+        points.setdefault(value.tag, {})[event.step] = value.simple_value
+  mean = pytest.approx(report(4).loss.mean())
+  assert points['train/loss'] == {4: mean, 8: mean, 12: mean}
+  assert points['test/accuracy'] == {12: 0.75}
+  assert 'cost/gradient_evaluations' in points
+
+
+@pytest.mark.skipif(not FULL.exists(), reason='no /dev/full here')
+def test_a_full_disk_is_named(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  with logs.JsonLines(path, last_step=0) as lines:
+    lines._file.close()
+    lines._file = open(FULL, 'ab', buffering=0)  # noqa: SIM115
+    with pytest.raises(OutputError, match='No space left on device; make room'):
+      lines.write([{'step': 1}])
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path):
+  (tmp_path / logs.METRICS).mkdir()
+  with pytest.raises(OutputError, match=r'metrics\.jsonl'):
+    logs.RunLog(tmp_path, last_step=0, log_every=1)
