@@ -1,19 +1,23 @@
 # make demo: ISGD on real data, one table and two figures.
 # make test: the test suite.
-# Both need Python >= 3.11 and make, and install the rest into .venv.
+# make test-slow: what takes minutes, runs killed twenty times among it.
+# All need Python >= 3.11 and make, and install the rest into .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= isgd-demo
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test test-slow lint bench clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -22,6 +26,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/step_cost.py --out benchmarks/step_cost.jsonl
+	$(BIN)/python benchmarks/training_run.py --out benchmarks/training_run.jsonl
 
 clean:
 	rm -rf $(VENV) build dist

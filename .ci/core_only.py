@@ -12,8 +12,24 @@ import isgd_jax
 
 assert pathlib.Path.cwd() not in pathlib.Path(isgd_jax.__file__).parents
 assert (pathlib.Path(isgd_jax.__file__).parent / 'py.typed').exists()
-for absent in ('flax', 'matplotlib', 'sklearn', 'tqdm', 'tyro'):
+for absent in (
+  *('datasets', 'flax', 'grain', 'matplotlib', 'orbax', 'sklearn'),
+  *('tensorboardX', 'tqdm', 'tyro'),
+):
   assert importlib.util.find_spec(absent) is None, absent
+
+# What is behind an extra says so.
+for use, extra in {
+  'import isgd_jax.training': 'flax',
+  'from isgd_jax import sampling; sampling.fixed_cycle([1], 1, seed=0)': 'data',
+  'from isgd_jax import plotting; plotting.new_figure()': 'plot',
+}.items():
+  message = ''
+  try:
+    exec(use)
+  except ImportError as error:
+    message = str(error)
+  assert f"pip install 'isgd_jax[{extra}]'" in message, (use, message)
 
 
 def loss_fn(params):

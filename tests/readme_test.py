@@ -4,6 +4,9 @@ import importlib.util
 import pathlib
 import re
 
+import equinox as eqx
+from flax import linen as nn
+from flax import nnx
 import jax
 import jax.numpy as jnp
 
@@ -23,19 +26,49 @@ def test_the_tables_are_those_of_the_measured_files():
 
 
 def test_the_code_runs():
-  (code,) = re.findall(r'```python\n(.*?)```', README, flags=re.DOTALL)
+  names = readme_names()
+  for code in re.findall(r'```python\n(.*?)```', README, flags=re.DOTALL):
+    exec(code, names)
+  batch = names['batch']
+  info = isgd_jax.get_info(names['opt_state'])
+  assert int(info.num_steps) == 1
+  assert jnp.all(names['params'] != 0)
+
+  names['nnx_step'](names['nnx_model'], names['nnx_optimizer'], batch)
+  state = names['linen_step'](names['state'], batch, jax.random.key(0))
+  _, eqx_state = names['equinox_step'](
+    names['eqx_model'], names['eqx_state'], batch
+  )
+  for opt_state in (
+    names['nnx_optimizer'].opt_state,
+    state.opt_state,
+    eqx_state,
+  ):
+    assert int(isgd_jax.get_info(opt_state).num_steps) == 1
+
+
+def readme_names():
+  """What the README's code takes for granted."""
   x = jax.random.normal(jax.random.key(0), (8, 3))
-  names = {
+  net = nn.Sequential([nn.Dense(1), nn.Dropout(0.5, deterministic=False)])
+
+  def loss_of(predictions, batch):
+    return jnp.mean((predictions[:, 0] - batch[1]) ** 2)
+
+  return {
     'params': jnp.zeros(3),
     'batch': (x, x.sum(axis=1)),
     'loss_fn': lambda params, batch: jnp.mean(
       (batch[0] @ params - batch[1]) ** 2
     ),
+    'loss_of': loss_of,
+    'nnx_model': nnx.Linear(3, 1, rngs=nnx.Rngs(0)),
+    'nnx_loss': lambda model, batch: loss_of(model(batch[0]), batch),
+    'net': net,
+    'net_params': net.init(jax.random.key(0), x)['params'],
+    'eqx_model': eqx.nn.Linear(3, 1, key=jax.random.key(0)),
+    'eqx_loss': lambda model, batch: loss_of(jax.vmap(model)(batch[0]), batch),
   }
-  exec(code, names)
-  info = isgd_jax.get_info(names['opt_state'])
-  assert int(info.num_steps) == 1
-  assert jnp.all(names['params'] != 0)
 
 
 def test_the_patent_is_named():

@@ -111,6 +111,90 @@ def test_help_names_the_subcommand_and_its_options(capsys):
       assert word in out
 
 
+def test_help_of_train_names_what_a_user_may_choose(capsys):
+  with pytest.raises(SystemExit) as exit_info:
+    main.main(['train', '--help'])
+  assert exit_info.value.code == 0
+  out = capsys.readouterr().out
+  for word in (
+    *('fashion-mnist', 'imagefolder', 'hf:NAME', 'lenet', 'resnet18'),
+    *('--resume', '--winsorize', '--sigma-multiplier', '--schedule'),
+    *('nesterov', 'loss-driven', 'gauss-newton', 'bfloat16', '75', '130'),
+  ):
+    assert word in out
+  assert '--config.' not in out
+
+
+def test_train_prints_its_options_and_results(tmp_path, capsys):
+  out = tmp_path / 'run'
+  main.main(['train', '--epochs', '2', '--out', str(out)])
+  printed = capsys.readouterr().out
+  for text in (
+    'data.batch_size                128\n',
+    '1,437 examples to train on and 360 to test on',
+    '12 batches an epoch, 24 steps in all; 9,610 parameters',
+    'step 12, epoch 1: test loss ',
+    'after 24 steps',
+    'Under-trained batches: ',
+    f'Control chart: {out}/control_chart.png',
+    f'tensorboard --logdir {out}/tensorboard',
+  ):
+    assert text in printed
+  assert (out / 'control_chart.png').exists()
+
+
+def test_resume_takes_the_run_s_own_options(tmp_path, capsys):
+  out = str(tmp_path / 'run')
+  main.main(['train', '--batch-size', '64', '--steps', '5', '--out', out])
+  main.main(['train', '--resume', '--out', out, '--steps', '8'])
+  assert 'after 8 steps' in capsys.readouterr().out
+  with pytest.raises(SystemExit) as exit_info:
+    main.main(['train', '--resume', '--out', out, '--batch-size', '32'])
+  assert exit_info.value.code == 2
+  assert '--batch-size was 64, is now 32' in capsys.readouterr().err
+
+
+def test_chart_draws_where_it_is_told(tmp_path, capsys):
+  out = tmp_path / 'run'
+  main.main(['train', '--steps', '30', '--out', str(out)])
+  picture = tmp_path / 'chart.pdf'
+  main.main(['chart', str(out), '--first-step', '20', '--out', str(picture)])
+  assert capsys.readouterr().out.endswith(f'{picture}\n')
+  assert picture.read_bytes().startswith(b'%PDF')
+
+
+@pytest.mark.parametrize(
+  ('args', 'message'),
+  [
+    (['train', '--model', 'lenet5'], "did you mean 'lenet'"),
+    (['train', '--dataset', 'mnsit'], "did you mean 'mnist'"),
+    (['train', '--resume'], 'nothing to resume'),
+    (['train', '--batch-size', '5000'], '5000'),
+    (['train', '--model', 'alexnet'], 'alexnet'),
+    (['chart', 'nowhere'], "'nowhere' holds no run"),
+  ],
+)
+def test_bad_input_to_train_and_chart_is_named(
+  tmp_path, capsys, monkeypatch, args, message
+):
+  monkeypatch.chdir(tmp_path)
+  code, err = exit_code_and_stderr(capsys, *args)
+  assert code == 2
+  assert message in err
+  assert len(err.splitlines()) == 1
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('package', ['grain', 'orbax', 'tensorboardX'])
+def test_a_package_missing_for_train_names_its_extra(package, tmp_path):
+  code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
+  finished = run('train', '--out', str(tmp_path / 'out'), code=code)
+  assert finished.returncode == 1
+  assert "pip install 'isgd_jax[" in finished.stderr
+  assert len(finished.stderr.splitlines()) == 1
+  assert not (tmp_path / 'out').exists()
+
+
 def test_a_process_shows_no_traceback():
   finished = run('demo', '--model', 'mpl')
   assert finished.returncode == 2

@@ -216,7 +216,7 @@ def test_metrics_are_fetched_after_later_steps_are_dispatched(monkeypatch):
 
   real_device_get = jax.device_get
   program = compiled._replace(step=step)
-  monkeypatch.setattr(training, '_compile', lambda *_: (program, 0.0))
+  monkeypatch.setattr(stream_training, '_compile', lambda *_: (program, 0.0))
   monkeypatch.setattr(jax, 'device_get', device_get)
   stream_training.train(
     config('base', 'sgd'), model(), drifting(1, batches_per_segment=100)

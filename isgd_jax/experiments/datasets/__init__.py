@@ -6,6 +6,7 @@ sets that need them, when these are loaded.
 
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
+from isgd_jax.experiments.datasets._dataset import Source
 from isgd_jax.experiments.datasets._load import dataset_names
 from isgd_jax.experiments.datasets._load import load_dataset
 from isgd_jax.experiments.datasets._split import hold_out
@@ -13,6 +14,7 @@ from isgd_jax.experiments.datasets._split import hold_out
 __all__ = [
   'ArraySource',
   'Dataset',
+  'Source',
   'dataset_names',
   'hold_out',
   'load_dataset',

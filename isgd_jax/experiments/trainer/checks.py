@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -144,6 +145,26 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+def describe(config: TrainConfig) -> str:
+  """The options of a run, one a line.
+
+  Args:
+    config: the run.
+
+  Returns:
+    The names and values, in two columns.
+
+  Example:
+    >>> print(describe(TrainConfig()).splitlines()[0])
+    model                          "mlp"
+  """
+  options = flatten(dataclasses.asdict(config))
+  width = max(map(len, options))
+  return '\n'.join(
+    f'{name:{width}}  {json.dumps(value)}' for name, value in options.items()
+  )
+
+
 def check_same_run(
   config: TrainConfig, saved: Mapping[str, Any], source: str
 ) -> None:
@@ -165,9 +186,8 @@ def check_same_run(
     >>> try:
     ...   check_same_run(TrainConfig(model='mlp', epochs=4), saved, 'run/a')
     ... except ValueError as error:
-    ...   print(error)
-    cannot carry on run/a, which was made with other options: --model was
-    'lenet', is now 'mlp'. Give it the old ones, or choose another --out
+    ...   print(str(error).partition(': ')[2].partition('.')[0])
+    --model was 'lenet', is now 'mlp'
   """
   now, then = flatten(dataclasses.asdict(config)), flatten(saved)
   free = _FREE

@@ -1,8 +1,5 @@
 """What `isgd-jax train` and `isgd-jax chart` print and draw."""
 
-from collections.abc import Mapping
-import dataclasses
-import json
 import os
 import pathlib
 from typing import Any
@@ -11,13 +8,18 @@ import numpy as np
 
 from isgd_jax import plotting
 from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.results import read_records
 from isgd_jax.experiments.results import replace_file
 from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer import loop
-from isgd_jax.experiments.trainer.checks import flatten
 from isgd_jax.experiments.trainer.config import TrainConfig
+
+try:
+  import tqdm
+except ImportError as error:
+  raise missing_extra('tqdm') from error
 
 PICTURE = 'control_chart.png'
 # More steps than a picture has pixels hide one another.
@@ -36,7 +38,8 @@ def run(config: TrainConfig, out: str, *, resume: bool) -> None:
   Raises:
     Exception: as `loop.train`.
   """
-  result = loop.train(config, out, resume=resume, announce=_print_options)
+  # Above the progress bar, where there is one.
+  result = loop.train(config, out, resume=resume, say=tqdm.tqdm.write)
   print(summary(config, result))
   if config.isgd.method != 'base':
     print(f'Control chart: {draw_chart(out)}')
@@ -96,6 +99,8 @@ def draw_chart(
     InputError: there is no run, no step to draw, or no chart.
     OutputError: the picture cannot be written.
   """
+  from matplotlib import ticker
+
   config = folder.load_config(run_folder)
   path = (
     pathlib.Path(run_folder) / PICTURE if out is None else pathlib.Path(out)
@@ -122,6 +127,10 @@ def draw_chart(
     ax=ax,
   )
   ax.set_yscale('log')
+  # 0.05, not 5 x 10^-2.
+  ax.yaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
+  ax.yaxis.set_major_formatter('{x:g}')
+  ax.yaxis.set_minor_formatter('{x:g}')
   base = config.optimizer.base
   ax.set_xlabel(
     f'step ({config.model} on {config.data.dataset}, {config.isgd.method} over '
@@ -150,12 +159,3 @@ def _records(
       f'has steps 1 to {records[-1]["step"]}'
     )
   return chosen
-
-
-def _print_options(config: TrainConfig, facts: Mapping[str, Any]) -> None:
-  """Prints the options and what follows from them."""
-  rows = flatten(dataclasses.asdict(config)) | dict(facts)
-  width = max(map(len, rows))
-  for name, value in rows.items():
-    print(f'{name:{width}}  {json.dumps(value)}')
-  print(flush=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 import jax.numpy as jnp
@@ -10,8 +10,10 @@ import jax.numpy as jnp
 from isgd_jax import sampling
 from isgd_jax.experiments import datasets
 from isgd_jax.experiments import models
-from isgd_jax.experiments.trainer.config import DataConfig
 from isgd_jax.experiments.trainer.config import TrainConfig
+
+if TYPE_CHECKING:
+  import grain
 
 # Files are waited for; arrays in memory are not.
 _FILE_READING_THREADS = 16
@@ -75,27 +77,29 @@ def create_network(
   )
 
 
-def train_batches(
-  config: TrainConfig, dataset: datasets.Dataset, start: int
-) -> sampling.PrefetchIterator:
-  """The batches of a run.
+def train_cycle(
+  config: TrainConfig, dataset: datasets.Dataset
+) -> 'grain.MapDataset[sampling.CycleBatch]':
+  """The batches of a run by step, without end; nothing is read yet.
 
   Args:
     config: the run.
     dataset: its data set.
-    start: training steps done.
 
   Returns:
-    The batches from step `start` on, without end.
+    The batches, for `prefetch`.
+
+  Raises:
+    ImportError: Grain is missing; the message names the extra.
+    ValueError: the batches cannot be made so.
 
   Example:
     >>> config = TrainConfig()
-    >>> with train_batches(config, load_dataset(config), start=13) as batches:
-    ...   print(next(batches).index)
+    >>> print(train_cycle(config, load_dataset(config))[13].index)
     1
   """
   data = config.data
-  batches = sampling.fixed_cycle(
+  return sampling.fixed_cycle(
     dataset.train,
     data.batch_size,
     seed=config.seed,
@@ -103,7 +107,6 @@ def train_batches(
     last_batch=data.last_batch,
     transform=dataset.train_transform,
   )
-  return _prefetch(batches, data, dataset.train, start)
 
 
 def test_batches(
@@ -124,10 +127,10 @@ def test_batches(
     ...   print(sum(int(batch.weight.sum()) for batch in batches))
     360
   """
-  data, transform = config.data, dataset.test_transform
-  batches = sampling.fixed_cycle(
+  transform = dataset.test_transform
+  cycle = sampling.fixed_cycle(
     dataset.test,
-    min(data.batch_size, len(dataset.test)),
+    min(config.data.batch_size, len(dataset.test)),
     seed=config.seed,
     num_epochs=1,
     last_batch='pad',
@@ -135,23 +138,44 @@ def test_batches(
       None if transform is None else functools.partial(_without_rng, transform)
     ),
   )
-  return _prefetch(batches, data, dataset.test, 0)
+  return prefetch(cycle, config, dataset.test, start=0)
+
+
+def prefetch(
+  cycle: 'grain.MapDataset[sampling.CycleBatch]',
+  config: TrainConfig,
+  source: datasets.Source,
+  start: int,
+) -> sampling.PrefetchIterator:
+  """Reads batches ahead, with as many threads as their source is slow.
+
+  Args:
+    cycle: the batches.
+    config: the run.
+    source: what the batches are read from.
+    start: step of the first batch.
+
+  Returns:
+    The batches, on the device.
+
+  Example:
+    >>> config = TrainConfig()
+    >>> dataset = load_dataset(config)
+    >>> cycle = train_cycle(config, dataset)
+    >>> with prefetch(cycle, config, dataset.train, start=13) as batches:
+    ...   print(next(batches).index)
+    1
+  """
+  is_in_memory = hasattr(source, '__getitems__')
+  return sampling.prefetch(
+    cycle,
+    start=start,
+    num_threads=1 if is_in_memory else _FILE_READING_THREADS,
+    num_workers=config.data.num_workers,
+  )
 
 
 def _without_rng(transform: Callable[[Any], Any], record: Any, rng: Any) -> Any:
   """A transform of records as one that draws nothing."""
   del rng
   return transform(record)
-
-
-def _prefetch(
-  batches: Any, data: DataConfig, source: Any, start: int
-) -> sampling.PrefetchIterator:
-  """Reads ahead, with as many threads as the source is slow."""
-  is_in_memory = hasattr(source, '__getitems__')
-  return sampling.prefetch(
-    batches,
-    start=start,
-    num_threads=1 if is_in_memory else _FILE_READING_THREADS,
-    num_workers=data.num_workers,
-  )

@@ -7,7 +7,7 @@ import functools
 import pathlib
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,8 +26,9 @@ from isgd_jax.experiments.trainer.checkpoints import Checkpoints
 from isgd_jax.experiments.trainer.config import TrainConfig
 from isgd_jax.experiments.trainer.inputs import create_network
 from isgd_jax.experiments.trainer.inputs import load_dataset
+from isgd_jax.experiments.trainer.inputs import prefetch
 from isgd_jax.experiments.trainer.inputs import test_batches
-from isgd_jax.experiments.trainer.inputs import train_batches
+from isgd_jax.experiments.trainer.inputs import train_cycle
 from isgd_jax.experiments.trainer.optimizers import build_optimizer
 from isgd_jax.experiments.trainer.signals import StopRequest
 from isgd_jax.experiments.trainer.signals import stop_requests
@@ -72,7 +73,7 @@ def train(
   *,
   resume: bool = False,
   show_progress: bool | None = None,
-  announce: Callable[[TrainConfig, dict[str, Any]], None] | None = None,
+  say: Callable[[str], None] | None = None,
 ) -> TrainResult:
   """Trains a network, or carries a run on from its last checkpoint.
 
@@ -86,8 +87,8 @@ def train(
     resume: carry on the run in `out`.
     show_progress: whether to show a progress bar on stderr; None shows it on a
       terminal only.
-    announce: called with the options and what follows from them, once all is
-      found to fit together, before anything is written or computed.
+    say: called with the options when all is found to fit together, before
+      anything is written or computed, and with the results of each evaluation.
 
   Returns:
     A `TrainResult`.
@@ -116,6 +117,7 @@ def train(
     checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
   dataset = load_dataset(config)
   try:
+    cycle = train_cycle(config, dataset)
     batches_per_cycle = sampling.batches_per_cycle(
       len(dataset.train), config.data.batch_size, config.data.last_batch
     )
@@ -133,19 +135,14 @@ def train(
     raise InputError(str(error)) from error
 
   num_steps = config.num_steps(batches_per_cycle)
-  if announce is not None:
-    sizes = [leaf.size for leaf in jax.tree.leaves(template.params)]
-    announce(
-      config,
-      {
-        'train_examples': len(dataset.train),
-        'test_examples': len(dataset.test),
-        'batches_per_epoch': batches_per_cycle,
-        'steps_in_all': num_steps,
-        'parameters': sum(sizes),
-        'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-      },
-    )
+  say = say or (lambda text: None)
+  sizes = [leaf.size for leaf in jax.tree.leaves(template.params)]
+  say(
+    f'{checks.describe(config)}\n\n'
+    f'{len(dataset.train):,} examples to train on and {len(dataset.test):,} to '
+    f'test on; {batches_per_cycle:,} batches an epoch, {num_steps:,} steps in '
+    f'all; {sum(sizes):,} parameters; on {jax.devices()[0].device_kind}\n'
+  )
   folder.save_config(config, out)
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
@@ -163,9 +160,12 @@ def train(
       batches_per_cycle=batches_per_cycle,
       checkpoints=checkpoints,
       log=stack.enter_context(logs.RunLog(out, start, config.log_every)),
-      batches=stack.enter_context(train_batches(config, dataset, start)),
+      batches=stack.enter_context(
+        prefetch(cycle, config, dataset.train, start)
+      ),
       bar=stack.enter_context(_progress_bar(config, show_progress)),
       stop=stack.enter_context(stop_requests()),
+      say=say,
     )
     state = run.train(state, start)
     evaluation = list(read_records(out / logs.EVALUATIONS))[-1]
@@ -191,6 +191,7 @@ class _Run(NamedTuple):
   batches: Iterator[sampling.CycleBatch]
   bar: tqdm.tqdm
   stop: StopRequest
+  say: Callable[[str], None]
 
   def train(self, state: RunState, step: int) -> RunState:
     """Trains from `step` to the end."""
@@ -276,8 +277,13 @@ class _Run(NamedTuple):
     loss, right, count = np.asarray(jax.device_get(sums), np.float64).sum(0)
     if not count:
       raise DataError('none of the test images can be decoded')
-    self.log.write_evaluation(
-      step, step // self.batches_per_cycle, loss / count, right / count
+    epoch = step // self.batches_per_cycle
+    self.log.write_evaluation(step, epoch, loss / count, right / count)
+    totals = self.log.totals
+    self.say(
+      f'step {step:,}, epoch {epoch}: test loss {loss / count:.4f}, accuracy '
+      f'{right / count:.2%}; {totals["num_undertrained"]:,} batches flagged, '
+      f'{totals["num_chase_steps"]:,} chase steps so far'
     )
 
 

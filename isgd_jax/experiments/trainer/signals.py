@@ -35,7 +35,12 @@ def stop_requests() -> Iterator[StopRequest]:
     yield request
     return
   signals = (signal.SIGTERM, signal.SIGINT)
-  old = {signum: signal.getsignal(signum) for signum in signals}
+  # One that is ignored stays so: a shell starts background jobs deaf to Ctrl-C.
+  old = {
+    signum: handler
+    for signum in signals
+    if (handler := signal.getsignal(signum)) != signal.SIG_IGN
+  }
 
   def restore():
     for signum, handler in old.items():
@@ -46,7 +51,7 @@ def stop_requests() -> Iterator[StopRequest]:
     request.signum = signum
     restore()
 
-  for signum in signals:
+  for signum in old:
     signal.signal(signum, note)
   try:
     yield request

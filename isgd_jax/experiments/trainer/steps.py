@@ -36,7 +36,8 @@ class StepReport(NamedTuple):
   Attributes:
     loss: of the batch before training on it (prequential), nats.
     accuracy: of the batch before training on it, share in [0, 1].
-    learning_rate: of the base optimizer at this step.
+    learning_rate: of the base optimizer at this step; NaN where its state does
+      not show one (`optax.inject_hyperparams` does).
     num_examples: examples of the batch that counted.
     mean: the control chart's centre line; NaN without a chart.
     sigma: the chart's standard deviation; NaN without a chart.
@@ -243,16 +244,13 @@ def _report(
     filtering=lambda _, value: isinstance(value, jax.Array),
   )
   # `scale_by_mean_loss`'s state; 1 without it.
-  scale = [
-    node.scale
-    for node in jax.tree.leaves(new_state, is_leaf=_is_scale_state)
-    if _is_scale_state(node)
-  ]
+  nodes = jax.tree.leaves(new_state, is_leaf=_is_scale_state)
+  scale = next((n.scale for n in nodes if _is_scale_state(n)), 1.0)
   no_chart = jnp.nan
   report = StepReport(
     loss=loss,
     accuracy=sums.accuracy / jnp.maximum(sums.num_examples, 1.0),
-    learning_rate=rate * (scale[0] if scale else 1.0),
+    learning_rate=jnp.nan if rate is None else rate * scale,
     num_examples=sums.num_examples,
     mean=no_chart,
     sigma=no_chart,

@@ -36,10 +36,24 @@ LENET = (
 )
 
 
-def start(out, *options, code=None):
-  program = ['-m', 'isgd_jax.experiments'] if code is None else ['-c', code]
+# A process that a shell started in the background ignores SIGINT.
+RUN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from isgd_jax.experiments.main import main
+main()
+"""
+# No file of this process can grow beyond 100 kB, as on a full disk.
+FULL_DISK = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+{RUN}
+"""
+
+
+def start(out, *options, code=RUN):
   return subprocess.Popen(
-    [sys.executable, *program, 'train', '--out', str(out), *options],
+    [sys.executable, '-c', code, 'train', '--out', str(out), *options],
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
@@ -144,15 +158,6 @@ def test_a_signal_saves_and_says_how_to_carry_on(tmp_path, signum, exit_code):
   assert command == f'--resume --out {stopped}'
   assert finish(start(stopped, '--resume'))[0] == 0
   assert_same_runs(whole, stopped, 1500)
-
-
-# No file of this process can grow beyond 100 kB, as on a full disk.
-FULL_DISK = """
-import resource
-from isgd_jax.experiments.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-main()
-"""
 
 
 def test_a_run_out_of_disk_says_so_and_is_carried_on(tmp_path):
