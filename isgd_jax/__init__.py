@@ -6,40 +6,80 @@ control; inside the jitted step each of them gets a bounded number of extra
 gradient steps on a conservative subproblem.
 """
 
+from isgd_jax._actions import SkipState
+from isgd_jax._actions import WatchState
+from isgd_jax._actions import skip_out_of_control
+from isgd_jax._actions import watch
 from isgd_jax._control_chart import ChartReading
 from isgd_jax._control_chart import ControlChart
-from isgd_jax._control_chart import ShewhartState
-from isgd_jax._control_chart import shewhart
+from isgd_jax._cusum import CusumState
+from isgd_jax._cusum import cusum
 from isgd_jax._data_parallel import value_and_grad
+from isgd_jax._difference_chart import DifferenceState
+from isgd_jax._difference_chart import difference_chart
+from isgd_jax._ewma import EwmaState
+from isgd_jax._ewma import ewma
 from isgd_jax._info import ISGDInfo
 from isgd_jax._info import get_info
 from isgd_jax._isgd import ISGDState
 from isgd_jax._isgd import isgd
 from isgd_jax._isgd import paper_isgd
+from isgd_jax._restart import RestartState
+from isgd_jax._restart import with_restart
+from isgd_jax._run_rules import RunRule
+from isgd_jax._run_rules import RunRulesState
+from isgd_jax._run_rules import with_run_rules
 from isgd_jax._schedules import ScaleByMeanLossState
 from isgd_jax._schedules import scale_by_mean_loss
+from isgd_jax._shewhart import fixed_limits
+from isgd_jax._shewhart import shewhart
 from isgd_jax._subproblem import Subproblem
 from isgd_jax._subproblem import SubproblemSolver
 from isgd_jax._subproblem import gauss_newton
 from isgd_jax._subproblem import gradient_descent
+from isgd_jax._window import MedianState
+from isgd_jax._window import MovingRangeState
+from isgd_jax._window import WindowState
 
 __version__ = '0.1.0'
 
 __all__ = (
-  'ChartReading',
-  'ControlChart',
-  'ISGDInfo',
-  'ISGDState',
-  'ScaleByMeanLossState',
-  'ShewhartState',
-  'Subproblem',
-  'SubproblemSolver',
-  'gauss_newton',
-  'get_info',
-  'gradient_descent',
+  # The optimizer, and the chart's other actions.
   'isgd',
   'paper_isgd',
-  'scale_by_mean_loss',
-  'shewhart',
+  'skip_out_of_control',
+  'watch',
+  'get_info',
   'value_and_grad',
+  'scale_by_mean_loss',
+  # Control charts.
+  'shewhart',
+  'fixed_limits',
+  'ewma',
+  'cusum',
+  'difference_chart',
+  'with_run_rules',
+  'with_restart',
+  'ControlChart',
+  'ChartReading',
+  'RunRule',
+  # The conservative subproblem and its solvers.
+  'gauss_newton',
+  'gradient_descent',
+  'Subproblem',
+  'SubproblemSolver',
+  # States and reports.
+  'ISGDInfo',
+  'ISGDState',
+  'SkipState',
+  'WatchState',
+  'ScaleByMeanLossState',
+  'WindowState',
+  'MovingRangeState',
+  'MedianState',
+  'EwmaState',
+  'CusumState',
+  'DifferenceState',
+  'RunRulesState',
+  'RestartState',
 )

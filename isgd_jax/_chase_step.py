@@ -190,7 +190,9 @@ def _run_once_if(
 def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
   """Whether the batch is under-trained and there is a target to chase it to."""
   is_allowed = jnp.asarray(settings.max_chase_steps) > 0
-  return batch.is_undertrained & jnp.isfinite(batch.target) & is_allowed
+  # The average or sum of losses before it can flag a batch that is at its mean.
+  is_to_do = jnp.isfinite(batch.target) & (batch.loss > batch.target)
+  return batch.is_undertrained & is_to_do & is_allowed
 
 
 def _subproblem_of(

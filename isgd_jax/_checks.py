@@ -54,7 +54,11 @@ def check_number(
   if is_traced(value):
     return
   kind = 'an integer' if integer else 'a finite number'
-  bound = f' above {above:g}' if above is not None else f' >= {minimum:g}'
+  bound = ''
+  if above is not None:
+    bound = f' above {above:g}'
+  elif minimum is not None:
+    bound = f' >= {minimum:g}'
   array = np.asarray(value)
   kinds = (jnp.integer,) if integer else (jnp.integer, jnp.floating)
   is_valid = (
@@ -66,6 +70,12 @@ def check_number(
   )
   if not is_valid:
     raise ValueError(f'{name} must be {kind}{bound}, got {value!r}.')
+
+
+def check_at_most(name: str, value: Any, maximum: float) -> None:
+  """Raises if `value`, a number, is known and above `maximum`."""
+  if not is_traced(value) and value > maximum:
+    raise ValueError(f'{name} must be at most {maximum:g}, got {value!r}.')
 
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
@@ -90,12 +100,24 @@ def check_real_scalar(name: str, value: Any, remedy: str) -> None:
     raise ValueError(f'{name} must be a real scalar, got {got}. {remedy}')
 
 
-def given(name: str, value: T | None, remedy: str) -> T:
+_UPDATE = (
+  'optimizer.update(grads, opt_state, params, value=loss, '
+  'value_fn=loss_of_params)'
+)
+
+
+def given(
+  name: str,
+  value: T | None,
+  remedy: str,
+  *,
+  transformation: str = 'isgd',
+  call: str = _UPDATE,
+) -> T:
   """Returns `value`; raises if this argument of `update` is missing."""
   if value is None:
     raise ValueError(
-      f'isgd needs {name}, got None. {remedy} The call is optimizer.update('
-      'grads, opt_state, params, value=loss, value_fn=loss_of_params).'
+      f'{transformation} needs {name}, got None. {remedy} The call is {call}.'
     )
   return value
 

@@ -28,11 +28,20 @@ class ISGDInfo(NamedTuple):
       after its last allowed step: there, the loss before that step.)
     is_chase_reverted: whether the guard undid the chase and fell back to the
       base update, boolean.
+    lower_limit: the chart's lower control limit, floating; `-inf` in Phase I.
+    statistic: what the chart held against its limits, floating; the loss itself
+      in a Shewhart chart.
+    is_well_trained: whether the chart found the loss out of control downwards,
+      boolean.
+    is_skipped: whether :func:`skip_out_of_control` dropped the batch, boolean.
+    violated_rules: run rules that the loss violated, int32, bit i for the i-th.
     num_steps: training steps since init, int32.
     num_undertrained: under-trained batches since init, int32.
     num_chases_reverted: chases undone by the guard since init, int32.
     num_gradient_evaluations: values-and-gradients of a batch since init, int32:
       one a training step, and every one inside a chase.
+    num_well_trained: well-trained batches since init, int32.
+    num_skipped: batches dropped since init, int32.
   """
 
   loss: jax.Array
@@ -43,30 +52,42 @@ class ISGDInfo(NamedTuple):
   num_chase_steps: jax.Array
   final_loss: jax.Array
   is_chase_reverted: jax.Array
+  lower_limit: jax.Array
+  statistic: jax.Array
+  is_well_trained: jax.Array
+  is_skipped: jax.Array
+  violated_rules: jax.Array
   num_steps: jax.Array
   num_undertrained: jax.Array
   num_chases_reverted: jax.Array
   num_gradient_evaluations: jax.Array
+  num_well_trained: jax.Array
+  num_skipped: jax.Array
 
 
 class PackedInfo(NamedTuple):
   """An :class:`ISGDInfo` as it is kept in the state.
 
-  Two leaves instead of twelve: each leaf of an optimizer state costs a
+  Two leaves instead of one a field: each leaf of an optimizer state costs a
   microsecond or two whenever a step is dispatched, and twelve were a quarter of
   the smallest steps.
 
   Attributes:
-    floats: the floating fields, float[5].
-    integers: the integer and boolean fields, int32[7].
+    floats: the floating fields, float[7].
+    integers: the integer and boolean fields, int32[12].
   """
 
   floats: jax.Array
   integers: jax.Array
 
 
-_FLOATS = ('loss', 'mean', 'sigma', 'control_limit', 'final_loss')
-_BOOLEANS = ('is_undertrained', 'is_chase_reverted')
+_FLOATS = (
+  *('loss', 'mean', 'sigma', 'control_limit', 'final_loss'),
+  *('lower_limit', 'statistic'),
+)
+_BOOLEANS = (
+  *('is_undertrained', 'is_chase_reverted', 'is_well_trained', 'is_skipped'),
+)
 _INTEGERS = tuple(name for name in ISGDInfo._fields if name not in _FLOATS)
 
 
@@ -92,8 +113,9 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
   """The :class:`ISGDInfo` in an optimizer state, wherever it sits.
 
   Args:
-    opt_state: state of a transformation that contains :func:`isgd` once, at any
-      depth of `optax.chain`, `optax.inject_hyperparams` and the like.
+    opt_state: state of a transformation that contains :func:`isgd`,
+      :func:`skip_out_of_control` or :func:`watch` once, at any depth of
+      `optax.chain`, `optax.inject_hyperparams` and the like.
 
   Returns:
     The :class:`ISGDInfo`.
@@ -118,9 +140,9 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
   ]
   if len(infos) != 1:
     raise ValueError(
-      f'opt_state must hold the state of one isgd, found {len(infos)} in a '
-      f'{type(opt_state).__name__}. Pass the state of an optimizer that '
-      'contains isgd exactly once.'
+      f'opt_state must hold the state of one isgd (or skip_out_of_control, or '
+      f'watch), found {len(infos)} in a {type(opt_state).__name__}. Pass the '
+      'state of an optimizer that contains exactly one.'
     )
   return unpack(infos[0])
 
@@ -131,8 +153,9 @@ def initial_info(control_chart: _control_chart.ControlChart) -> PackedInfo:
     lambda: control_chart.update(control_chart.init(), 0.0)
   )
   floats = jnp.zeros(len(_FLOATS), reading.mean.dtype)
+  floats = floats.at[_FLOATS.index('control_limit')].set(jnp.inf)
   return PackedInfo(
-    floats=floats.at[_FLOATS.index('control_limit')].set(jnp.inf),
+    floats=floats.at[_FLOATS.index('lower_limit')].set(-jnp.inf),
     integers=jnp.zeros(len(_INTEGERS), jnp.int32),
   )
 
@@ -142,9 +165,12 @@ def next_info(
   loss: jax.Array,
   reading: _control_chart.ChartReading,
   outcome: _chase_step.Outcome,
+  is_skipped: jax.typing.ArrayLike = False,
 ) -> PackedInfo:
   """The info after a step; its counters saturate rather than wrap."""
   info = unpack(packed)
+  is_skipped = jnp.asarray(is_skipped)
+  statistic, rules = reading.statistic, reading.violated_rules
   return pack(
     ISGDInfo(
       loss=loss,
@@ -155,12 +181,19 @@ def next_info(
       num_chase_steps=outcome.num_chase_steps,
       final_loss=outcome.final_loss,
       is_chase_reverted=outcome.is_reverted,
+      lower_limit=reading.lower_limit,
+      statistic=loss if statistic is None else statistic,
+      is_well_trained=reading.is_below,
+      is_skipped=is_skipped,
+      violated_rules=jnp.zeros((), jnp.int32) if rules is None else rules,
       num_steps=_add(info.num_steps, jnp.ones((), jnp.int32)),
       num_undertrained=_add(info.num_undertrained, reading.is_above),
       num_chases_reverted=_add(info.num_chases_reverted, outcome.is_reverted),
       num_gradient_evaluations=_add(
         info.num_gradient_evaluations, 1 + outcome.num_evaluations
       ),
+      num_well_trained=_add(info.num_well_trained, reading.is_below),
+      num_skipped=_add(info.num_skipped, is_skipped),
     )
   )
 

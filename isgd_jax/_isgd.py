@@ -17,6 +17,7 @@ from isgd_jax import _chase_step
 from isgd_jax import _checks
 from isgd_jax import _control_chart
 from isgd_jax import _info
+from isgd_jax import _shewhart
 from isgd_jax import _subproblem
 from isgd_jax import _value_fn
 
@@ -84,7 +85,9 @@ def isgd(
       isgd hands it the loss of one micro-batch, and is not supported. A line
       search as the base also runs on chased steps, where its result is not
       used and its evaluations are not counted.
-    control_chart: judges the losses, for example :func:`shewhart`.
+    control_chart: judges the losses: :func:`shewhart`, :func:`ewma`,
+      :func:`cusum`, :func:`difference_chart`, or one of your own. A batch that
+      it finds out of control upwards is chased if its loss is above the target.
     solver: takes the chase steps, :func:`gauss_newton` or
       :func:`gradient_descent`.
     chase_to: target of the chase, the chart's `'mean'` or its upper control
@@ -224,7 +227,7 @@ def paper_isgd(
   return _make(
     base_optimizer,
     _chase_step.Settings(
-      control_chart=_control_chart.paper_chart(batches_per_epoch),
+      control_chart=_shewhart.paper_chart(batches_per_epoch),
       solver=_subproblem.gradient_descent(chase_learning_rate),
       chase_to='limit',
       max_chase_steps=5,

@@ -31,7 +31,9 @@ _BASES = {
 _WRAPPERS = {
   'isgd': lambda base: isgd_jax.isgd(base, isgd_jax.shewhart(4, 1.0)),
   'isgd_winsorized': lambda base: isgd_jax.isgd(
-    base, isgd_jax.shewhart(4, 1.0, winsorize=True), chase_to='limit'
+    base,
+    isgd_jax.shewhart(4, 1.0, flagged_losses='winsorize'),
+    chase_to='limit',
   ),
   'isgd_base_update': lambda base: isgd_jax.isgd(
     base, isgd_jax.shewhart(4, 1.0), base_update_when_chasing=True

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import isgd_jax
-from isgd_jax import _control_chart
+from isgd_jax import _shewhart
 
 
 def scan_chart(chart, losses):
@@ -52,7 +52,9 @@ def jitted_scan(chart):
 
 CHARTS = {
   (size, winsorize): jitted_scan(
-    isgd_jax.shewhart(size, 2.0, winsorize=winsorize)
+    isgd_jax.shewhart(
+      size, 2.0, flagged_losses='winsorize' if winsorize else 'keep'
+    )
   )
   for size in (2, 5, 12)
   for winsorize in (False, True)
@@ -115,12 +117,14 @@ def test_non_finite_losses_leave_no_trace(losses, data):
   chex.assert_trees_all_equal(state, expected)
 
 
-WINSORIZED_UPDATE = jax.jit(isgd_jax.shewhart(6, 2.0, winsorize=True).update)
+WINSORIZED_UPDATE = jax.jit(
+  isgd_jax.shewhart(6, 2.0, flagged_losses='winsorize').update
+)
 
 
 @hypothesis.given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=9))
 def test_a_loss_enters_the_winsorized_window_clipped_to_its_limits(losses):
-  state = isgd_jax.shewhart(6, 2.0, winsorize=True).init()
+  state = isgd_jax.shewhart(6, 2.0, flagged_losses='winsorize').init()
   for loss in losses[:14]:
     position = int(state.num_taken_in) % 6
     state, reading = WINSORIZED_UPDATE(state, jnp.float32(loss))
@@ -182,7 +186,9 @@ def test_a_huge_loss_leaves_no_error_behind():
 def test_a_winsorized_window_of_equal_losses_lets_a_shift_in():
   """Clipped to limits of no width, no other loss would ever enter."""
   losses = [0.0] * 4 + [1.0, 1.2, 1.1] * 20
-  _, readings = scan_chart(isgd_jax.shewhart(4, 3.0, winsorize=True), losses)
+  _, readings = scan_chart(
+    isgd_jax.shewhart(4, 3.0, flagged_losses='winsorize'), losses
+  )
   assert not np.asarray(readings.is_above)[-30:].any()
 
 
@@ -197,7 +203,9 @@ def test_constant_losses_have_zero_sigma_and_flag_any_rise():
 @pytest.mark.parametrize('winsorize', [False, True])
 def test_a_batch_is_judged_against_the_batches_before_it(winsorize):
   """Its own value is not in its limits: z is unbounded, also for n = 2."""
-  chart = isgd_jax.shewhart(2, 3.0, winsorize=winsorize)
+  chart = isgd_jax.shewhart(
+    2, 3.0, flagged_losses='winsorize' if winsorize else 'keep'
+  )
   _, readings = scan_chart(chart, [1.0, 1.1, 50.0])
   assert np.flatnonzero(readings.is_above).tolist() == [2]
   np.testing.assert_allclose(readings.upper_limit[2], 1.05 + 3 * 0.05, 1e-6)
@@ -206,14 +214,14 @@ def test_a_batch_is_judged_against_the_batches_before_it(winsorize):
 def test_the_paper_chart_judges_a_loss_with_itself_in_the_queue():
   """No z-score above sqrt(n - 1); at n = 11 that is just above 3."""
   losses = [1.0] * 11 + [2.0]
-  _, readings = scan_chart(_control_chart.paper_chart(11), losses)
+  _, readings = scan_chart(_shewhart.paper_chart(11), losses)
   window = np.array(losses[1:])
   np.testing.assert_allclose(
     readings.upper_limit[-1], window.mean() + 3 * window.std(), rtol=1e-6
   )
   assert bool(readings.is_above[-1])
   with pytest.raises(ValueError, match=r'batches_per_epoch .* 11, got 10'):
-    _control_chart.paper_chart(10)
+    _shewhart.paper_chart(10)
 
 
 @pytest.mark.parametrize('multiplier', [2.0, 3.0])
@@ -258,7 +266,7 @@ def test_published_mean_and_deviation_of_the_speed_of_light():
 
 
 def test_state_passes_through_jit_scan_vmap_and_donation():
-  chart = isgd_jax.shewhart(700, winsorize=True)
+  chart = isgd_jax.shewhart(700, flagged_losses='winsorize')
   losses = jax.random.normal(jax.random.key(1), (3, 40))
   donating = jax.jit(chart.update, donate_argnums=0)
   stepped = []

@@ -114,7 +114,8 @@ def test_isgd_reproduces_the_oracle(base, chase_to, winsorize):
   )
   assert 4 <= sum(r.flagged for r in records) < NUM_STEPS // 2
   with jax.enable_x64(True):
-    chart = isgd_jax.shewhart(12, 2.0, winsorize=winsorize)
+    flagged = 'winsorize' if winsorize else 'keep'
+    chart = isgd_jax.shewhart(12, 2.0, flagged_losses=flagged)
     optimizer = isgd_jax.isgd(make_optax(), chart, chase_to=chase_to)
     assert_same_trajectory(
       records, run_jax(optimizer, network.params, make_batches())

@@ -1,0 +1,224 @@
+"""What else a control chart can do: skip a step, or only watch."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isgd_jax import _chase_step
+from isgd_jax import _checks
+from isgd_jax import _control_chart
+from isgd_jax import _frozen_update
+from isgd_jax import _info
+
+_CALL = 'optimizer.update(grads, opt_state, params, value=loss)'
+
+
+class WatchState(NamedTuple):
+  """State of :func:`watch`.
+
+  Attributes:
+    chart_state: state of the control chart.
+    packed_info: what the last step saw; :func:`get_info` unpacks it.
+  """
+
+  chart_state: Any
+  packed_info: _info.PackedInfo
+
+
+class SkipState(NamedTuple):
+  """State of :func:`skip_out_of_control`.
+
+  Attributes:
+    base_state: state of the base optimizer.
+    chart_state: state of the control chart.
+    packed_info: what the last step saw and did; :func:`get_info` unpacks it.
+    num_above_in_a_row: int32 scalar, finite losses above the limit since the
+      last one that was not.
+  """
+
+  base_state: optax.OptState
+  chart_state: Any
+  packed_info: _info.PackedInfo
+  num_above_in_a_row: jax.Array
+
+
+def watch(
+  control_chart: _control_chart.ControlChart,
+) -> optax.GradientTransformationExtraArgs:
+  """A control chart of the losses that changes nothing.
+
+  An identity transformation, for any place in :func:`optax.chain`: updates pass
+  as they are, and :func:`get_info` reads the chart from the state.
+
+  Args:
+    control_chart: judges the losses, for example :func:`shewhart`.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs`, whose `update` needs the
+    keyword argument ``value``, the loss of the batch, a real scalar.
+
+  Raises:
+    ValueError: from `update`, if `value` is missing or no real scalar.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax, isgd_jax
+    >>> optimizer = optax.chain(
+    ...     isgd_jax.watch(isgd_jax.shewhart(window_size=2)), optax.sgd(0.1))
+    >>> params = jnp.zeros(3)
+    >>> opt_state = optimizer.init(params)
+    >>> for loss in (1.0, 1.1, 5.0):
+    ...   grads = jnp.ones(3)
+    ...   updates, opt_state = optimizer.update(
+    ...       grads, opt_state, params, value=loss)
+    >>> print(isgd_jax.get_info(opt_state).is_undertrained)
+    True
+  """
+
+  def init_fn(params: optax.Params) -> WatchState:
+    del params
+    return WatchState(control_chart.init(), _info.initial_info(control_chart))
+
+  def update_fn(
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
+    *,
+    value: jax.typing.ArrayLike | None = None,
+    **extra_args: Any,
+  ) -> tuple[optax.Updates, WatchState]:
+    del params, extra_args
+    chart_state, _, loss, reading = _judge('watch', control_chart, state, value)
+    packed_info = _info.next_info(
+      state.packed_info, loss, reading, _chase_step.no_chase(loss)
+    )
+    return updates, WatchState(chart_state, packed_info)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def skip_out_of_control(
+  base_optimizer: optax.GradientTransformation,
+  control_chart: _control_chart.ControlChart,
+  *,
+  max_consecutive: int | None = 10,
+) -> optax.GradientTransformationExtraArgs:
+  """Drops batches whose loss is above the upper control limit.
+
+  Their updates are zero and the base optimizer's state stays as it was. After
+  `max_consecutive` batches above the limit in a row the next ones are let
+  through, until one is within it: what stays is no spike. A loss that is not
+  finite is not judged; put :func:`optax.apply_if_finite` around this for those.
+
+  The rule that several training frameworks carry, mean + 6 sample standard
+  deviations of the last 128 losses, spikes included, in force from 64 losses
+  on, is ``shewhart(128, 6.0, sigma_estimator='sample_std', phase_one_size=64)``
+  with ``max_consecutive=None``.
+
+  Args:
+    base_optimizer: any Optax optimizer.
+    control_chart: judges the losses, for example :func:`shewhart`.
+    max_consecutive: most batches >= 1 dropped in a row; None for no bound.
+
+  Returns:
+    An :class:`optax.GradientTransformationExtraArgs`, whose `update` needs the
+    keyword argument ``value``, the loss of the batch, a real scalar. Extra
+    arguments are passed on to the base optimizer, and with them `value` and
+    ``chart_reading``, the :class:`ChartReading` of this batch.
+
+  Raises:
+    ValueError: from the factory, on an argument out of range; from `update`, if
+      `value` is missing or no real scalar.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax, isgd_jax
+    >>> optimizer = isgd_jax.skip_out_of_control(
+    ...     optax.sgd(0.1), isgd_jax.shewhart(window_size=2))
+    >>> params = jnp.zeros(3)
+    >>> opt_state = optimizer.init(params)
+    >>> for loss in (1.0, 1.1, 5.0):
+    ...   updates, opt_state = optimizer.update(
+    ...       jnp.ones(3), opt_state, params, value=loss)
+    >>> print(updates, isgd_jax.get_info(opt_state).num_skipped)
+    [0. 0. 0.] 1
+
+  References:
+    OLMo et al., `2 OLMo 2 Furious <https://arxiv.org/abs/2501.00656>`_, 2025
+    (on loss spikes and skipping).
+  """
+  if max_consecutive is not None:
+    _checks.check_integer('max_consecutive', max_consecutive, minimum=1)
+  base = optax.with_extra_args_support(base_optimizer)
+
+  def init_fn(params: optax.Params) -> SkipState:
+    return SkipState(
+      base.init(params),
+      control_chart.init(),
+      _info.initial_info(control_chart),
+      jnp.zeros((), jnp.int32),
+    )
+
+  def update_fn(
+    updates: optax.Updates,
+    state: optax.OptState,
+    params: optax.Params | None = None,
+    *,
+    value: jax.typing.ArrayLike | None = None,
+    **extra_args: Any,
+  ) -> tuple[optax.Updates, SkipState]:
+    chart_state, value, loss, reading = _judge(
+      'skip_out_of_control', control_chart, state, value
+    )
+    extra_args = extra_args | {'value': value, 'chart_reading': reading}
+
+    def base_update(updates, base_state, params):
+      return base.update(updates, base_state, params, **extra_args)
+
+    row = state.num_above_in_a_row
+    if max_consecutive is None:
+      is_skipped = reading.is_above
+    else:
+      is_skipped = reading.is_above & (row < max_consecutive)
+      row = jnp.where(
+        reading.is_above, jnp.minimum(row + 1, max_consecutive), 0
+      )
+      row = jnp.where(jnp.isfinite(loss), row, state.num_above_in_a_row).astype(
+        jnp.int32
+      )
+    new_updates, base_state = _frozen_update.update_unless(
+      is_skipped, base_update, updates, state.base_state, params
+    )
+    new_updates = jax.tree.map(
+      lambda u: jnp.where(is_skipped, jnp.zeros_like(u), u), new_updates
+    )
+    packed_info = _info.next_info(
+      state.packed_info, loss, reading, _chase_step.no_chase(loss), is_skipped
+    )
+    return new_updates, SkipState(base_state, chart_state, packed_info, row)
+
+  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _judge(
+  name: str,
+  control_chart: _control_chart.ControlChart,
+  state: Any,
+  value: jax.typing.ArrayLike | None,
+) -> tuple[Any, jax.typing.ArrayLike, jax.Array, _control_chart.ChartReading]:
+  """Checks `value`, and has the chart judge it."""
+  value = _checks.given(
+    'value',
+    value,
+    'Pass the loss of the batch.',
+    transformation=name,
+    call=_CALL,
+  )
+  _checks.check_real_scalar(
+    'value', value, 'Pass the mean loss of the batch, without its aux.'
+  )
+  chart_state, reading = control_chart.update(state.chart_state, value)
+  loss = jnp.asarray(value).astype(reading.mean.dtype)
+  return chart_state, value, loss, reading
