@@ -165,11 +165,10 @@ class TrainState(train_state.TrainState):
       params = self.params
     # As the outermost transformation isgd sees `grads` anyway; a second name
     # for them would be held through the chase.
-    if grad is None and not isinstance(self.opt_state, _isgd.ISGDState):
+    is_outermost = isinstance(self.opt_state, _isgd.ISGDState)
+    if grad is None and value is not None and not is_outermost:
       grad = grads
     given = {'value': value, 'value_fn': value_fn, 'grad': grad}
-    if value is None:
-      del given['grad']
     updates, opt_state = optax.with_extra_args_support(self.tx).update(
       grads,
       self.opt_state,

@@ -269,6 +269,23 @@ def test_linen_state_overwrites_float8_scales_with_their_gradients():
   )
 
 
+def test_linen_state_hands_on_what_it_is_given():
+  seen = []
+
+  def update(updates, state, params=None, **extra_args):
+    seen.append(extra_args)
+    return updates, state
+
+  tx = optax.GradientTransformationExtraArgs(lambda params: (), update)
+  state = linen_state(tx)
+  raw = jax.tree.map(jnp.ones_like, state.params)
+  state.apply_gradients(grads=state.params, grad=raw)
+  state.apply_gradients(grads=state.params, value=1.0)
+  assert seen[0].keys() == {'grad'}
+  assert seen[0]['grad'] is raw
+  assert seen[1].keys() == {'grad', 'value'}
+
+
 def test_linen_state_says_what_isgd_misses():
   state = linen_state(chasing(optax.sgd(0.1)))
   with pytest.raises(ValueError, match='isgd needs value'):

@@ -141,12 +141,25 @@ def parse(args: Sequence[str] | None) -> Demo | Train | Chart:
   """
   command = _cli(args, Train())
   if isinstance(command, Train) and command.resume:
-    from isgd_jax.experiments.trainer import folder
-
-    # The run's own options, but for what the command line says otherwise.
-    saved = Train(config=folder.load_config(command.out))
-    command = _cli(args, saved)
+    return _resumed(args, command)
   return command
+
+
+def _resumed(args: Sequence[str] | None, train: Train) -> Train:
+  """The run's own options, but for what the command line says otherwise."""
+  from isgd_jax.experiments.trainer import folder
+
+  folder.check_folder(train.out, resume=True)
+  saved = folder.load_config(train.out)
+  again = _cli(args, Train(config=saved))
+  assert isinstance(again, Train)
+  config = again.config
+  # One of the two, given anew, stands for the other.
+  if config.epochs != saved.epochs and config.steps == saved.steps:
+    config = dataclasses.replace(config, steps=None)
+  elif config.steps != saved.steps and config.epochs == saved.epochs:
+    config = dataclasses.replace(config, epochs=None)
+  return dataclasses.replace(again, config=config)
 
 
 def _cli(args: Sequence[str] | None, train: Train) -> Demo | Train | Chart:

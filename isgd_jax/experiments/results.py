@@ -127,7 +127,7 @@ def read_records(path: pathlib.Path) -> Iterator[dict[str, Any]]:
     >>> list(read_records(path))
     [{'run': 1}]
   """
-  for line in path.read_text().splitlines():
+  for line in path.read_text(errors='replace').splitlines():
     with contextlib.suppress(json.JSONDecodeError):
       yield json.loads(line)
 

@@ -154,6 +154,34 @@ def test_resume_takes_the_run_s_own_options(tmp_path, capsys):
   assert '--batch-size was 64, is now 32' in capsys.readouterr().err
 
 
+def test_a_diverged_run_ends_with_its_results(tmp_path, capsys):
+  out = str(tmp_path / 'run')
+  main.main(['train', '--learning-rate', '1e38', '--steps', '9', '--out', out])
+  assert 'test loss nan' in capsys.readouterr().out
+
+
+def test_resume_takes_epochs_in_the_place_of_steps(tmp_path, capsys):
+  out = str(tmp_path / 'run')
+  main.main(['train', '--steps', '5', '--out', out])
+  main.main(['train', '--resume', '--out', out, '--epochs', '1'])
+  assert 'after 12 steps' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('damage', ['{"step": 1}\n', '[1]\n', '\xff\xfe\n'])
+def test_a_chart_of_a_damaged_log_is_refused(tmp_path, capsys, damage):
+  out = tmp_path / 'run'
+  main.main(['train', '--steps', '3', '--out', str(out)])
+  with open(out / 'metrics.jsonl', 'a', encoding='latin-1') as file:
+    file.write(damage)
+  if damage.startswith('\xff'):  # No JSON: as a torn line, left out.
+    main.main(['chart', str(out)])
+    return
+  capsys.readouterr()
+  code, err = exit_code_and_stderr(capsys, 'chart', str(out))
+  assert code == 2
+  assert 'is damaged' in err
+
+
 def test_chart_draws_where_it_is_told(tmp_path, capsys):
   out = tmp_path / 'run'
   main.main(['train', '--steps', '30', '--out', str(out)])
@@ -172,6 +200,10 @@ def test_chart_draws_where_it_is_told(tmp_path, capsys):
     (['train', '--batch-size', '5000'], '5000'),
     (['train', '--model', 'alexnet'], 'alexnet'),
     (['chart', 'nowhere'], "'nowhere' holds no run"),
+    (['chart', 'x' * 300], 'File name too long'),
+    (['train', '--out', 'x' * 300], 'File name too long'),
+    (['train', '--warmup-steps', '99999999999'], '--warmup-steps'),
+    (['train', '--seed', '4294967296'], '--seed'),
   ],
 )
 def test_bad_input_to_train_and_chart_is_named(

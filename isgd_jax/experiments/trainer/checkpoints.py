@@ -81,7 +81,13 @@ class Checkpoints:
     """The step of the newest complete checkpoint; None where there is none."""
     return self._manager.latest_step()
 
-  def save(self, step: int, state: Any, config: TrainConfig) -> None:
+  def save(
+    self,
+    step: int,
+    state: Any,
+    config: TrainConfig,
+    data: Mapping[str, Any] | None = None,
+  ) -> None:
     """Starts to save; waits only for an earlier save that is not through.
 
     Args:
@@ -89,6 +95,7 @@ class Checkpoints:
       state: a pytree of arrays; typed PRNG keys are stored as their data. It
         may be donated as soon as this returns.
       config: of the run.
+      data: what tells its data from others, as plain numbers and strings.
 
     Raises:
       OutputError: this or an earlier checkpoint cannot be written. The last
@@ -102,6 +109,7 @@ class Checkpoints:
     meta = {
       'step': step,
       'config': dataclasses.asdict(config),
+      'data': dict(data or {}),
       'state': _kinds(tree),
     }
     with self._explained('save', step):
@@ -124,33 +132,46 @@ class Checkpoints:
       self._manager.check_for_errors()
     self._last_good = self._manager.latest_step()
 
-  def restore(self, template: Any, config: TrainConfig) -> tuple[int, Any]:
+  def restore(
+    self,
+    template: Any,
+    config: TrainConfig,
+    data: Mapping[str, Any] | None = None,
+  ) -> tuple[int, Any]:
     """Restores the newest checkpoint.
 
     Args:
       template: a state of the same structure, shapes and dtypes.
       config: of the run that carries on.
+      data: what tells its data from others.
 
     Returns:
-      The number of steps done, and the state.
+      The number of steps done, and the state, on JAX's default device.
 
     Raises:
-      InputError: there is no checkpoint, it was made with other options (says
-        which), for another network (says where they differ), or it is damaged.
+      InputError: there is no checkpoint, it was made with other options or data
+        (says which), for another network (says where they differ), or it is
+        damaged.
     """
     step = self.latest_step
     if step is None:
-      raise InputError(
-        f"'{self.folder}' has no checkpoint; start the run without --resume"
-      )
+      raise InputError(f"'{self.folder}' has no checkpoint")
     source = f"checkpoint '{self.folder / str(step)}'"
     with _readable(source):
       meta = self._manager.restore(
         step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
       )['meta']
     check_same_run(config, meta['config'], source)
+    _check_same('its data set', source, dict(data or {}), meta['data'])
     target = jax.eval_shape(to_flat, template)
-    _check_same_tree(_kinds(target), meta['state'], source)
+    _check_same(
+      'its network or optimizer', source, _kinds(target), meta['state']
+    )
+    # Here, wherever it was: a checkpoint outlives the device it came from.
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target
+    )
     with _readable(source):
       tree = self._manager.restore(
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
@@ -234,20 +255,20 @@ def _kinds(flat: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
-def _check_same_tree(
-  here: Mapping[str, str], there: Mapping[str, str], source: str
+def _check_same(
+  what: str, source: str, here: Mapping[str, Any], there: Mapping[str, Any]
 ) -> None:
-  """Raises where a checkpoint's arrays are not those of the run."""
+  """Raises where a checkpoint's facts are not those of the run."""
   differences = [
-    f'{name} is {there.get(name, "nothing")} there and '
-    f'{here.get(name, "nothing")} here'
+    f'{name} was {there.get(name, "nothing")}, is now '
+    f'{here.get(name, "nothing")}'
     for name in sorted(here.keys() | there.keys())
     if here.get(name) != there.get(name)
   ]
   if differences:
     more = len(differences) - 5
     raise InputError(
-      f'{source} is of another network, optimizer or version: '
+      f'cannot carry on {source}: {what} is another one: '
       + '; '.join(differences[:5])
       + (f'; and {more} more' if more > 0 else '')
     )

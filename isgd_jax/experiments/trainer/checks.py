@@ -19,6 +19,8 @@ _FREE = frozenset(
   {
     'data.data_dir',
     'data.num_workers',
+    # Without it, the run would have stopped at the first.
+    'data.skip_undecodable',
     'epochs',
     'steps',
     'evaluate_every',
@@ -27,6 +29,8 @@ _FREE = frozenset(
     'keep_checkpoints',
   }
 )
+_LARGEST = 2**31 - 1
+_MOST_WORKERS = 512
 # The cosine is stretched over the whole run.
 _LENGTH = frozenset({'epochs', 'steps'})
 
@@ -68,14 +72,26 @@ def check_config(config: TrainConfig) -> None:
     'keep-checkpoints': config.keep_checkpoints,
     'window-size': isgd.window_size,
   }.items():
-    if value is not None and value < 1:
-      raise InputError(f'--{option} must be at least 1, got {value}')
+    if value is not None and not 1 <= value <= _LARGEST:
+      raise InputError(
+        f'--{option} must lie within 1 and {_LARGEST}, got {value}'
+      )
   for option, value in {
     'seed': config.seed,
-    'num-workers': config.data.num_workers,
     'warmup-steps': optimizer.warmup_steps,
-    'weight-decay': optimizer.weight_decay,
     'max-chase-steps': isgd.max_chase_steps,
+  }.items():
+    if not 0 <= value <= _LARGEST:
+      raise InputError(
+        f'--{option} must lie within 0 and {_LARGEST}, got {value}'
+      )
+  if not 0 <= config.data.num_workers <= _MOST_WORKERS:
+    raise InputError(
+      f'--num-workers must lie within 0 and {_MOST_WORKERS}, got '
+      f'{config.data.num_workers}'
+    )
+  for option, value in {
+    'weight-decay': optimizer.weight_decay,
     'conservative-weight': isgd.conservative_weight,
   }.items():
     if not (math.isfinite(value) and value >= 0):
@@ -110,8 +126,11 @@ def _check_schedule(optimizer: OptimizerConfig, isgd: IsgdConfig) -> None:
         'schedule step or loss-driven'
       )
     )
-  if any(not (math.isfinite(b) and b > 0) for b in boundaries):
-    raise InputError(f'--rate-boundaries must be above 0, got {boundaries}')
+  if any(not 0 < b <= _LARGEST for b in boundaries):
+    raise InputError(
+      f'--rate-boundaries must be above 0 and at most {_LARGEST}, got '
+      f'{boundaries}'
+    )
   if len(set(boundaries)) != len(boundaries):
     raise InputError(f'--rate-boundaries must differ, got {boundaries}')
   if optimizer.schedule == 'loss-driven' and isgd.method == 'base':

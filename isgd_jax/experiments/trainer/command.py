@@ -24,6 +24,10 @@ except ImportError as error:
 PICTURE = 'control_chart.png'
 # More steps than a picture has pixels hide one another.
 _DEFAULT_NUM_STEPS = 2000
+_DRAWN = {
+  *('step', 'loss', 'mean', 'control_limit', 'is_undertrained'),
+  'final_loss',
+}
 _ENDINGS = ('.png', '.pdf', '.svg')
 
 
@@ -72,9 +76,11 @@ def summary(config: TrainConfig, result: loop.TrainResult) -> str:
       f'evaluations); chases that fell back to the base update: '
       f'{totals["num_chases_reverted"]:,}.'
     )
-  skipped = config.data.batch_size * result.num_steps - totals['num_examples']
-  if config.data.skip_undecodable and skipped:
-    lines.append(f'Examples that did not count: {skipped:,}.')
+  if totals['num_undecodable']:
+    lines.append(
+      f'Images that could not be decoded and did not count: '
+      f'{totals["num_undecodable"]:,}, each as often as it came.'
+    )
   return '\n'.join(lines)
 
 
@@ -146,6 +152,8 @@ def _records(
   """The steps to draw."""
   path = run_folder / logs.METRICS
   records = list(read_records(path)) if path.is_file() else []
+  if not all(isinstance(r, dict) and r.keys() >= _DRAWN for r in records):
+    raise InputError(f"'{path}' is damaged: a line in it is no step of a run")
   if not records:
     raise InputError(f"the run in '{run_folder}' has not made a step yet")
   last = records[-1]['step'] if last_step is None else last_step

@@ -57,7 +57,8 @@ class OptimizerConfig:
   """Learning rate at the start, after the warm-up."""
 
   schedule: Literal['constant', 'cosine', 'step', 'loss-driven'] = 'constant'
-  """cosine: to 0 at the end of the run. step: by --rate-factor at each of
+  """By base updates, which chased batches have none of. cosine: to 0 at the
+  end of the run. step: by --rate-factor at each of
   --rate-boundaries, in epochs. loss-driven: by --rate-factor as the chart's
   mean falls below each of --rate-boundaries, in nats, never to rise again."""
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 import functools
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 from flax import nnx
 import jax.numpy as jnp
+import numpy as np
 
 from isgd_jax import sampling
 from isgd_jax.experiments import datasets
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 # Files are waited for; arrays in memory are not.
 _FILE_READING_THREADS = 16
+_NUM_CHECKED_RECORDS = 8
 
 
 def load_dataset(config: TrainConfig) -> datasets.Dataset:
@@ -75,6 +78,37 @@ def create_network(
     dtype=jnp.dtype(config.precision),
     rngs=rngs,
   )
+
+
+def facts_of(dataset: datasets.Dataset) -> dict[str, Any]:
+  """What tells a data set from another, or from itself when it was changed.
+
+  Args:
+    dataset: the data set.
+
+  Returns:
+    Its sizes, and a checksum of a few of its records.
+
+  Raises:
+    DataError: one of these cannot be read.
+
+  Example:
+    >>> facts_of(load_dataset(TrainConfig()))['train_examples']
+    1437
+  """
+  checksum = hashlib.sha256()
+  for source in (dataset.train, dataset.test):
+    count = min(len(source), _NUM_CHECKED_RECORDS)
+    for i in range(count):
+      for _, value in sorted(source[i * len(source) // count].items()):
+        checksum.update(np.ascontiguousarray(value).tobytes())
+  return {
+    'train_examples': len(dataset.train),
+    'test_examples': len(dataset.test),
+    'classes': dataset.num_classes,
+    'example_shape': list(dataset.example_shape),
+    'checksum': checksum.hexdigest()[:16],
+  }
 
 
 def train_cycle(

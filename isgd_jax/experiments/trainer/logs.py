@@ -5,38 +5,47 @@ that was stopped and carried on writes the very bytes of one that was not.
 `timing.jsonl` is for the seconds.
 """
 
-import collections
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+import contextlib
 import json
 import math
 import os
 import pathlib
 import time
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.results import explained
 from isgd_jax.experiments.results import read_records
 from isgd_jax.experiments.results import to_json
 from isgd_jax.experiments.trainer.steps import StepReport
-
-try:
-  import tensorboardX
-except ImportError as error:
-  raise missing_extra('tensorboardX') from error
+from isgd_jax.experiments.trainer.tensorboard import EventFile
 
 METRICS = 'metrics.jsonl'
 EVALUATIONS = 'evaluations.jsonl'
 TIMING = 'timing.jsonl'
 TENSORBOARD = 'tensorboard'
 
+_FIELD_OF_TOTAL = {
+  'num_examples': 'num_examples',
+  'num_undecodable': 'num_undecodable',
+  'num_undertrained': 'is_undertrained',
+  'num_chase_steps': 'num_chase_steps',
+  'num_chases_reverted': 'is_chase_reverted',
+  'num_gradient_evaluations': 'num_gradient_evaluations',
+}
+TOTALS = ('num_steps', *_FIELD_OF_TOTAL)
+
 
 class JsonLines:
   r"""A file of JSON lines that a run appends to, and can take up again.
 
   Every record has a `step`, and steps never fall.
+
+  Attributes:
+    kept: what the file held when it was opened, up to the step to go on from.
 
   Example:
     >>> import tempfile
@@ -49,6 +58,8 @@ class JsonLines:
     '{"step": 1}\n{"step": 2, "again": true}\n'
   """
 
+  kept: 'KeptLines'
+
   def __init__(self, path: pathlib.Path, last_step: int):
     """Opens the file and cuts off what lies behind a step.
 
@@ -57,12 +68,15 @@ class JsonLines:
       last_step: lines of later steps are removed, and a torn last line.
 
     Raises:
+      InputError: a line before that is damaged; the file is left as it is.
       OutputError: the file cannot be written.
     """
     self._path = path
     with explained(path):
-      self._file = open(path, 'ab+', buffering=0)  # noqa: SIM115
-      self._file.truncate(_end_of_step(path, last_step))
+      path.touch()
+      self.kept = _lines_up_to(path, last_step)
+      self._file = open(path, 'ab', buffering=0)  # noqa: SIM115
+      self._file.truncate(self.kept.num_bytes)
 
   def __enter__(self) -> Self:
     return self
@@ -102,12 +116,13 @@ class RunLog:
   Attributes:
     folder: of the run.
     totals: what the steps so far add up to, those before a resumption
-      included: `num_steps`, `num_examples`, `num_undertrained`,
-      `num_chase_steps`, `num_chases_reverted`, `num_gradient_evaluations`.
+      included, under the names in `TOTALS`.
+    last_evaluation: the newest record of `evaluations.jsonl`, or None.
   """
 
   folder: pathlib.Path
-  totals: collections.Counter[str]
+  totals: dict[str, int]
+  last_evaluation: dict[str, Any] | None
 
   def __init__(self, folder: pathlib.Path, last_step: int, log_every: int):
     """Opens the files in a run's folder.
@@ -123,28 +138,36 @@ class RunLog:
     """
     self.folder = folder
     self._log_every = log_every
-    self._metrics = JsonLines(folder / METRICS, last_step)
-    self._evaluations = JsonLines(folder / EVALUATIONS, last_step)
-    self._timing = JsonLines(folder / TIMING, last_step)
-    with explained(folder / TENSORBOARD):
-      self._board = tensorboardX.SummaryWriter(
-        str(folder / TENSORBOARD), purge_step=last_step + 1
+    with contextlib.ExitStack() as stack:
+      open_lines = lambda name: stack.enter_context(
+        JsonLines(folder / name, last_step)
       )
-    self.totals = collections.Counter()
-    for record in read_records(folder / METRICS):
-      self._count([record])
+      self._metrics = open_lines(METRICS)
+      if self._metrics.kept.num_lines != last_step:
+        raise InputError(
+          f"'{folder / METRICS}' has {self._metrics.kept.num_lines} of the "
+          f'{last_step} steps before the checkpoint; it has lost some, and the '
+          'run cannot be carried on. Put the file back, or begin another run'
+        )
+      self._evaluations = open_lines(EVALUATIONS)
+      self._timing = open_lines(TIMING)
+      self._events = stack.enter_context(
+        EventFile(folder / TENSORBOARD, last_step + 1)
+      )
+      self._stack = stack.pop_all()
+    self.last_evaluation = self._evaluations.kept.last
+    self.totals = dict.fromkeys(TOTALS, 0)
+    self._count(read_records(folder / METRICS))
     # What the next point in TensorBoard is the mean of.
     self._since_point: list[dict[str, Any]] = []
-    self._point_started = time.perf_counter()
-    self._wait_seconds = 0.0
+    self._seconds = self._wait_seconds = 0.0
+    self.skip_time()
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    for lines in (self._metrics, self._evaluations, self._timing):
-      lines.__exit__()
-    self._board.close()
+    self._stack.close()
 
   def write_steps(
     self,
@@ -177,11 +200,19 @@ class RunLog:
     ]
     self._metrics.write(records)
     self._count(records)
-    self._wait_seconds += wait_seconds
-    self._since_point += records
-    if len(self._since_point) >= self._log_every:
-      self._write_point()
+    now = time.perf_counter()
+    seconds, self._clock = now - self._clock, now
+    for record in records:
+      self._since_point.append(record)
+      self._seconds += seconds / len(records)
+      self._wait_seconds += wait_seconds / len(records)
+      if record['step'] % self._log_every == 0:
+        self._write_point()
     return records
+
+  def skip_time(self) -> None:
+    """Leaves the time since the last block out of the timing."""
+    self._clock = time.perf_counter()
 
   def write_evaluation(
     self, step: int, epoch: int, loss: float, accuracy: float
@@ -197,11 +228,14 @@ class RunLog:
     Raises:
       OutputError: the file cannot be written.
     """
-    self._evaluations.write(
-      [{'step': step, 'epoch': epoch, 'loss': loss, 'accuracy': accuracy}]
-    )
-    self._board.add_scalar('test/loss', loss, step)
-    self._board.add_scalar('test/accuracy', accuracy, step)
+    self.last_evaluation = {
+      'step': step,
+      'epoch': epoch,
+      'loss': loss,
+      'accuracy': accuracy,
+    }
+    self._evaluations.write([self.last_evaluation])
+    self._events.write(step, {'test/loss': loss, 'test/accuracy': accuracy})
 
   def sync(self) -> None:
     """Returns when the metrics are on the disk, for a checkpoint to rely on.
@@ -211,26 +245,23 @@ class RunLog:
     """
     self._metrics.sync()
     self._evaluations.sync()
-    self._board.flush()
 
-  def _count(self, records: list[dict[str, Any]]) -> None:
+  def finish(self) -> None:
+    """Writes what is left for a last point in TensorBoard."""
+    if self._since_point:
+      self._write_point()
+
+  def _count(self, records: Iterable[dict[str, Any]]) -> None:
     """Adds steps to the totals."""
     for record in records:
       self.totals['num_steps'] += 1
-      self.totals['num_undertrained'] += record['is_undertrained']
-      self.totals['num_chases_reverted'] += record['is_chase_reverted']
-      for name in (
-        'num_examples',
-        'num_chase_steps',
-        'num_gradient_evaluations',
-      ):
-        self.totals[name] += record[name]
+      for total, field in _FIELD_OF_TOTAL.items():
+        self.totals[total] += record[field]
 
   def _write_point(self) -> None:
     """A point in TensorBoard, the mean over the steps since the last one."""
     records, self._since_point = self._since_point, []
-    now = time.perf_counter()
-    seconds, self._point_started = now - self._point_started, now
+    seconds, self._seconds = self._seconds, 0.0
     waited, self._wait_seconds = self._wait_seconds, 0.0
     step = records[-1]['step']
 
@@ -254,8 +285,7 @@ class RunLog:
       }
       if math.isfinite(last['control_limit']):
         points['chart/upper_control_limit'] = last['control_limit']
-    for tag, value in points.items():
-      self._board.add_scalar(tag, value, step)
+    self._events.write(step, points)
     self._timing.write(
       [
         {
@@ -275,16 +305,45 @@ def _numbers(column: np.ndarray) -> list[Any]:
   return column.tolist()
 
 
-def _end_of_step(path: pathlib.Path, last_step: int) -> int:
-  """Where the last whole line of a step up to `last_step` ends, in bytes."""
-  end = 0
+class KeptLines(NamedTuple):
+  """The lines of a file up to a step.
+
+  Attributes:
+    num_bytes: where the last of them ends.
+    num_lines: how many they are.
+    last: the last record, or None.
+  """
+
+  num_bytes: int
+  num_lines: int
+  last: dict[str, Any] | None
+
+
+def _lines_up_to(path: pathlib.Path, last_step: int) -> KeptLines:
+  """What to keep of a file; raises if some of it is lost among the rest."""
+  kept = KeptLines(0, 0, None)
+  bad_line = None
   with open(path, 'rb') as file:
-    for line in file:
-      try:
-        is_kept = line.endswith(b'\n') and json.loads(line)['step'] <= last_step
-      except (ValueError, TypeError, KeyError):
-        is_kept = False
-      if not is_kept:
-        break
-      end += len(line)
-  return end
+    for number, line in enumerate(file, 1):
+      record = _record(line)
+      if record is None or record['step'] > last_step:
+        bad_line = bad_line or number
+      elif bad_line:
+        raise InputError(
+          f"line {bad_line} of '{path}' is damaged; the run cannot be carried "
+          'on. Put the file back, or begin another run'
+        )
+      else:
+        kept = KeptLines(kept.num_bytes + len(line), number, record)
+  return kept
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+  """The record of a whole line; None of any other."""
+  if not line.endswith(b'\n'):
+    return None
+  try:
+    record = json.loads(line)
+    return record if isinstance(record['step'], int) else None
+  except (ValueError, TypeError, KeyError):
+    return None

@@ -7,7 +7,7 @@ import functools
 import pathlib
 import sys
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments.results import environment
 from isgd_jax.experiments.results import read_records
 from isgd_jax.experiments.trainer import checks
 from isgd_jax.experiments.trainer import folder
@@ -25,6 +26,7 @@ from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer.checkpoints import Checkpoints
 from isgd_jax.experiments.trainer.config import TrainConfig
 from isgd_jax.experiments.trainer.inputs import create_network
+from isgd_jax.experiments.trainer.inputs import facts_of
 from isgd_jax.experiments.trainer.inputs import load_dataset
 from isgd_jax.experiments.trainer.inputs import prefetch
 from isgd_jax.experiments.trainer.inputs import test_batches
@@ -111,12 +113,13 @@ def train(
   """
   checks.check_config(config)
   out = pathlib.Path(out)
+  say = say or (lambda text: None)
   folder.check_folder(out, resume)
   if resume:
     saved = folder.load_config(out)
     checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
-  dataset = load_dataset(config)
   try:
+    dataset = load_dataset(config)
     cycle = train_cycle(config, dataset)
     batches_per_cycle = sampling.batches_per_cycle(
       len(dataset.train), config.data.batch_size, config.data.last_batch
@@ -131,11 +134,10 @@ def train(
     template = jax.eval_shape(steps.init)
   except InputError:
     raise
-  except ValueError as error:
+  except (ValueError, OverflowError) as error:
     raise InputError(str(error)) from error
 
   num_steps = config.num_steps(batches_per_cycle)
-  say = say or (lambda text: None)
   sizes = [leaf.size for leaf in jax.tree.leaves(template.params)]
   say(
     f'{checks.describe(config)}\n\n'
@@ -143,23 +145,32 @@ def train(
     f'test on; {batches_per_cycle:,} batches an epoch, {num_steps:,} steps in '
     f'all; {sum(sizes):,} parameters; on {jax.devices()[0].device_kind}\n'
   )
-  folder.save_config(config, out)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(folder.locked(out))
+    if resume:
+      _say_what_changed(folder.made_with(out), say)
     checkpoints = stack.enter_context(
       Checkpoints(out / folder.CHECKPOINTS, config.keep_checkpoints)
     )
+    facts = facts_of(dataset)
     if checkpoints.latest_step is None:
+      _check_nothing_is_lost(config, out, batches_per_cycle)
       start, state = 0, steps.init()
     else:
-      start, state = checkpoints.restore(template, config)
+      start, state = checkpoints.restore(template, config, facts)
+    if resume:
+      say(f'carrying on after step {start:,}')
+    log = stack.enter_context(logs.RunLog(out, start, config.log_every))
+    folder.save_config(config, out)
     run = _Run(
       config=config,
       dataset=dataset,
+      facts=facts,
       steps=steps,
       num_steps=num_steps,
       batches_per_cycle=batches_per_cycle,
       checkpoints=checkpoints,
-      log=stack.enter_context(logs.RunLog(out, start, config.log_every)),
+      log=log,
       batches=stack.enter_context(
         prefetch(cycle, config, dataset.train, start)
       ),
@@ -167,13 +178,13 @@ def train(
       stop=stack.enter_context(stop_requests()),
       say=say,
     )
-    state = run.train(state, start)
-    evaluation = list(read_records(out / logs.EVALUATIONS))[-1]
+    state, step = run.train(state, start)
+    evaluation = run.log.last_evaluation or {}
     return TrainResult(
       state,
-      max(start, run.num_steps),
-      evaluation['loss'],
-      evaluation['accuracy'],
+      step,
+      _number(evaluation.get('loss')),
+      _number(evaluation.get('accuracy')),
       dict(run.log.totals),
     )
 
@@ -183,6 +194,7 @@ class _Run(NamedTuple):
 
   config: TrainConfig
   dataset: datasets.Dataset
+  facts: dict[str, Any]
   steps: Steps
   num_steps: int
   batches_per_cycle: int
@@ -193,35 +205,38 @@ class _Run(NamedTuple):
   stop: StopRequest
   say: Callable[[str], None]
 
-  def train(self, state: RunState, step: int) -> RunState:
-    """Trains from `step` to the end."""
-    config = self.config
-    evaluate_every = config.evaluate_every or self.batches_per_cycle
-    checkpoint_every = config.checkpoint_every or max(
-      self.batches_per_cycle, _SHORTEST_DEFAULT_CHECKPOINT_INTERVAL
-    )
+  def train(self, state: RunState, step: int) -> tuple[RunState, int]:
+    """Trains from `step` to the end; returns the state and where that is."""
+    evaluate_every = self.config.evaluate_every or self.batches_per_cycle
+    checkpoint_every = _checkpoint_every(self.config, self.batches_per_cycle)
     self.bar.reset(self.num_steps)
     self.bar.update(step)
-    while step < self.num_steps:
+    while True:
+      is_last = step >= self.num_steps
+      # One signal, seen once: another may come while this is under way.
+      signum = None if is_last else self.stop.signum
+      is_due = step > 0 and step % evaluate_every == 0
+      # Where it is left out for haste, the run that carries on begins with it.
+      if (is_last or is_due) and signum is None:
+        self._evaluate(state, step)
+      if is_last:
+        self.log.finish()
+      if is_last or signum or (step > 0 and step % checkpoint_every == 0):
+        self.log.sync()
+        self.checkpoints.save(step, state, self.config, self.facts)
+        self.log.skip_time()
+      if signum:
+        self.checkpoints.wait()
+        raise RunStopped(signum, step, str(self.log.folder))
+      if is_last:
+        self.checkpoints.wait()
+        return state, step
       pause = min(
         self.num_steps,
         _next_multiple(step, evaluate_every),
         _next_multiple(step, checkpoint_every),
       )
       state, step = self._advance(state, step, pause)
-      is_last = step == self.num_steps
-      # Before the checkpoint: what it is restored from has been evaluated.
-      if is_last or step % evaluate_every == 0:
-        self._evaluate(state, step)
-      signum = None if is_last else self.stop.signum
-      if is_last or signum or step % checkpoint_every == 0:
-        self.log.sync()
-        self.checkpoints.save(step, state, config)
-      if signum:
-        self.checkpoints.wait()
-        raise RunStopped(signum, step, str(self.log.folder))
-    self.checkpoints.wait()
-    return state
 
   def _advance(
     self, state: RunState, step: int, end: int
@@ -232,7 +247,7 @@ class _Run(NamedTuple):
       block = _Block([], [], 0.0)
       for _ in range(min(_BLOCK_SIZE, end - step)):
         asked = time.perf_counter()
-        batch = next(self.batches)
+        batch = self._next_batch()
         waited = time.perf_counter() - asked
         state, report = self.steps.train(state, batch.data, batch.weight)
         step += 1
@@ -245,6 +260,17 @@ class _Run(NamedTuple):
       pending = block
     self._fetch(pending)
     return state, step
+
+  def _next_batch(self) -> sampling.CycleBatch:
+    """The next batch; a reading process that died is named."""
+    try:
+      return next(self.batches)
+    except RuntimeError as error:
+      raise DataError(
+        f'the data cannot be read any further: {error}. If a worker process '
+        'was killed for want of memory, carry on with --resume and a lower '
+        '--num-workers'
+      ) from error
 
   def _fetch(self, block: '_Block') -> None:
     """Brings a block of reports to the host, and writes and shows it."""
@@ -268,17 +294,21 @@ class _Run(NamedTuple):
     )
 
   def _evaluate(self, state: RunState, step: int) -> None:
-    """Evaluates on the test data, each example once."""
+    """Evaluates on the test data, each example once; once at any step."""
+    last = self.log.last_evaluation
+    if last is not None and last['step'] == step:
+      return
     sums = []
     with test_batches(self.config, self.dataset) as batches:
       for batch in batches:
         sums.append(self.steps.evaluate(state, batch.data, batch.weight))
     # In float64: a test set has more examples than float32 has digits.
-    loss, right, count = np.asarray(jax.device_get(sums), np.float64).sum(0)
+    loss, right, count, _ = np.asarray(jax.device_get(sums), np.float64).sum(0)
     if not count:
       raise DataError('none of the test images can be decoded')
     epoch = step // self.batches_per_cycle
     self.log.write_evaluation(step, epoch, loss / count, right / count)
+    self.log.skip_time()
     totals = self.log.totals
     self.say(
       f'step {step:,}, epoch {epoch}: test loss {loss / count:.4f}, accuracy '
@@ -308,3 +338,49 @@ def _progress_bar(config: TrainConfig, show_progress: bool | None) -> tqdm.tqdm:
 def _next_multiple(step: int, interval: int) -> int:
   """The first multiple of `interval` after `step`."""
   return (step // interval + 1) * interval
+
+
+def _checkpoint_every(config: TrainConfig, batches_per_cycle: int) -> int:
+  """Steps between checkpoints."""
+  return config.checkpoint_every or max(
+    batches_per_cycle, _SHORTEST_DEFAULT_CHECKPOINT_INTERVAL
+  )
+
+
+def _check_nothing_is_lost(
+  config: TrainConfig, out: pathlib.Path, batches_per_cycle: int
+) -> None:
+  """Raises if a run has come too far to have no checkpoint."""
+  path = out / logs.METRICS
+  if not path.is_file():
+    return
+  num_steps = sum(1 for _ in read_records(path))
+  # The first is complete, at the latest, before the second one begins.
+  if num_steps > 2 * _checkpoint_every(config, batches_per_cycle):
+    raise InputError(
+      f"'{path}' has {num_steps:,} steps, but '{out / folder.CHECKPOINTS}' has "
+      'no checkpoint: put them back, or begin another run'
+    )
+
+
+def _say_what_changed(
+  then: dict[str, dict[str, Any]], say: Callable[[str], None]
+) -> None:
+  """Warns where hardware or versions are not those the run began with."""
+  now = environment()
+  changes = [
+    f'{name} {then[part].get(name)} -> {value}'
+    for part in ('versions', 'hardware')
+    for name, value in now[part].items()
+    if then[part].get(name) != value
+  ]
+  if changes:
+    say(
+      'The run began elsewhere, and will not go on bit for bit: '
+      + ', '.join(changes)
+    )
+
+
+def _number(value: float | None) -> float:
+  """A number as JSON keeps it: what was not finite has become None."""
+  return float('nan') if value is None else value

@@ -3,6 +3,7 @@
 import optax
 
 import isgd_jax
+from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.trainer.config import IsgdConfig
 from isgd_jax.experiments.trainer.config import OptimizerConfig
 from isgd_jax.experiments.trainer.config import TrainConfig
@@ -120,14 +121,25 @@ def _schedule(
 ) -> optax.ScalarOrSchedule:
   """The learning rate as a function of the number of base updates."""
   rate, warmup = config.learning_rate, config.warmup_steps
+  if warmup >= num_steps:
+    raise InputError(
+      f'--warmup-steps {warmup} must be less than the {num_steps} steps of the '
+      'run; lower it, or train for longer'
+    )
   if config.schedule == 'cosine':
     after = optax.cosine_decay_schedule(rate, max(1, num_steps - warmup))
   elif config.schedule == 'step':
-    steps = [round(b * batches_per_cycle) for b in config.rate_boundaries]
-    # Joined schedules count from the end of the warm-up.
-    after = optax.piecewise_constant_schedule(
-      rate, {step - warmup: config.rate_factor for step in steps}
-    )
+    scales: dict[int, float] = {}
+    for boundary in config.rate_boundaries:
+      # Joined schedules count from the end of the warm-up.
+      step = round(boundary * batches_per_cycle) - warmup
+      if step <= 0:
+        raise InputError(
+          f'--rate-boundaries {boundary:g} (epochs) lies within the '
+          f'--warmup-steps {warmup}; shorten the warm-up, or move it'
+        )
+      scales[step] = scales.get(step, 1.0) * config.rate_factor
+    after = optax.piecewise_constant_schedule(rate, scales)
   else:
     after = optax.constant_schedule(rate)
   if not warmup:

@@ -39,6 +39,7 @@ class StepReport(NamedTuple):
     learning_rate: of the base optimizer at this step; NaN where its state does
       not show one (`optax.inject_hyperparams` does).
     num_examples: examples of the batch that counted.
+    num_undecodable: examples that did not, having no label.
     mean: the control chart's centre line; NaN without a chart.
     sigma: the chart's standard deviation; NaN without a chart.
     control_limit: the chart's upper limit, infinite in Phase I; NaN without a
@@ -54,6 +55,7 @@ class StepReport(NamedTuple):
   accuracy: Any
   learning_rate: Any
   num_examples: Any
+  num_undecodable: Any
   mean: Any
   sigma: Any
   control_limit: Any
@@ -71,11 +73,13 @@ class Sums(NamedTuple):
     loss: nats.
     accuracy: right answers. Of text, both are means over an example's bytes.
     num_examples: sum of the weights.
+    num_undecodable: sum of the weights of what has no label.
   """
 
   loss: jax.Array
   accuracy: jax.Array
   num_examples: jax.Array
+  num_undecodable: jax.Array
 
 
 class Steps(NamedTuple):
@@ -187,7 +191,10 @@ def unpack(packed: np.ndarray) -> StepReport:
     array([False, False])
   """
   report = StepReport(*np.asarray(packed).T)
-  counts = ('num_examples', 'num_chase_steps', 'num_gradient_evaluations')
+  counts = (
+    *('num_examples', 'num_undecodable', 'num_chase_steps'),
+    'num_gradient_evaluations',
+  )
   flags = ('is_undertrained', 'is_chase_reverted')
   return report._replace(
     **{name: getattr(report, name).astype(np.int64) for name in counts},
@@ -204,7 +211,7 @@ def _sums(
   train: bool,
 ) -> Sums:
   """Loss and right answers of a batch, each example by its weight."""
-  weight = jnp.asarray(weight, jnp.float32)
+  weight = given = jnp.asarray(weight, jnp.float32)
   if 'tokens' in record:
     tokens = record['tokens'].astype(jnp.int32)
     logits = network(tokens[:, :-1], train=train)
@@ -221,7 +228,10 @@ def _sums(
     x.reshape(len(x), -1).mean(axis=1) for x in (losses, is_right)
   )
   return Sums(
-    jnp.sum(weight * losses), jnp.sum(weight * is_right), jnp.sum(weight)
+    jnp.sum(weight * losses),
+    jnp.sum(weight * is_right),
+    jnp.sum(weight),
+    jnp.sum(given - weight),
   )
 
 
@@ -252,6 +262,7 @@ def _report(
     accuracy=sums.accuracy / jnp.maximum(sums.num_examples, 1.0),
     learning_rate=jnp.nan if rate is None else rate * scale,
     num_examples=sums.num_examples,
+    num_undecodable=sums.num_undecodable,
     mean=no_chart,
     sigma=no_chart,
     control_limit=no_chart,

@@ -90,7 +90,7 @@ def test_what_an_interrupted_save_left_is_no_checkpoint(tmp_path):
 def test_no_checkpoint_is_said(tmp_path):
   with (
     Checkpoints(tmp_path, keep=1) as checkpoints,
-    pytest.raises(InputError, match='has no checkpoint; start the run without'),
+    pytest.raises(InputError, match='has no checkpoint'),
   ):
     checkpoints.restore({'w': jnp.ones(3)}, CONFIG)
 
@@ -106,9 +106,9 @@ def test_no_checkpoint_is_said(tmp_path):
     (
       CONFIG,
       lambda: make_state(width=6),
-      r'0.layers.0.kernel is float32\[3, 5\] there and float32\[3, 6\] here',
+      r'0.layers.0.kernel was float32\[3, 5\], is now float32\[3, 6\]',
     ),
-    (CONFIG, lambda: make_state()[:2], '2.base_state.* there and nothing here'),
+    (CONFIG, lambda: make_state()[:2], r'2\.base_state.* is now nothing'),
   ],
 )
 def test_another_run_is_refused_and_told_apart(tmp_path, config, make, message):
@@ -117,6 +117,39 @@ def test_another_run_is_refused_and_told_apart(tmp_path, config, make, message):
     with pytest.raises(InputError, match=message) as error:
       checkpoints.restore(make(), config)
   assert str(tmp_path / '1') in str(error.value)
+
+
+def test_other_data_are_refused_and_told_apart(tmp_path):
+  state = {'w': jnp.ones(3)}
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save(1, state, CONFIG, {'train_examples': 48, 'classes': 2})
+    with pytest.raises(InputError, match='train_examples was 48, is now 50'):
+      checkpoints.restore(state, CONFIG, {'train_examples': 50, 'classes': 2})
+
+
+OTHER_DEVICE = """
+import sys
+import jax
+jax.config.update('jax_num_cpu_devices', 2)
+import jax.numpy as jnp
+from isgd_jax.experiments.trainer.checkpoints import Checkpoints
+from isgd_jax.experiments.trainer.config import TrainConfig
+state = jax.device_put({'w': jnp.arange(3.0)}, jax.devices()[1])
+with Checkpoints(sys.argv[1], keep=1) as checkpoints:
+  checkpoints.save(1, state, TrainConfig())
+"""
+
+
+def test_a_checkpoint_outlives_the_device_it_came_from(tmp_path):
+  subprocess.run(
+    [sys.executable, '-c', OTHER_DEVICE, str(tmp_path)],
+    timeout=120,
+    cwd=pathlib.Path(isgd_jax.__file__).parents[1],
+    check=True,
+  )
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    _, state = checkpoints.restore({'w': jnp.zeros(3)}, CONFIG)
+  np.testing.assert_array_equal(state['w'], np.arange(3.0))
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

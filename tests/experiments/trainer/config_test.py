@@ -27,13 +27,18 @@ def optimizer(**kwargs):
       "unknown data set 'fashion_mnist'; did you mean 'fashion-mnist'",
     ),
     (TrainConfig(epochs=2, steps=5), '--epochs 2 and --steps 5 exclude'),
-    (TrainConfig(epochs=0), '--epochs must be at least 1, got 0'),
-    (TrainConfig(steps=-1), '--steps must be at least 1, got -1'),
+    (TrainConfig(epochs=0), '--epochs must lie within 1 and 2147483647, got 0'),
+    (TrainConfig(steps=-1), '--steps must lie within 1 and 2147483647, got -1'),
     (
       TrainConfig(data=DataConfig(batch_size=0)),
-      '--batch-size must be at least 1, got 0',
+      '--batch-size must lie within 1 and .* got 0',
     ),
-    (TrainConfig(seed=-1), '--seed must be at least 0, got -1'),
+    (TrainConfig(seed=2**32), '--seed must lie within 0 and .* got 4294967296'),
+    (
+      TrainConfig(data=DataConfig(num_workers=10**6)),
+      '--num-workers must lie within 0 and 512, got 1000000',
+    ),
+    (TrainConfig(seed=-1), '--seed must lie within 0 and .* got -1'),
     (optimizer(learning_rate=0.0), '--learning-rate must be above 0, got 0'),
     (
       optimizer(learning_rate=float('nan')),
@@ -65,7 +70,7 @@ def optimizer(**kwargs):
     ),
     (
       TrainConfig(isgd=IsgdConfig(max_chase_steps=-1)),
-      '--max-chase-steps must be at least 0, got -1',
+      '--max-chase-steps must lie within 0 and .* got -1',
     ),
   ],
 )
@@ -127,12 +132,55 @@ def test_options_come_back_from_the_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'text', ['', '{}', '[]', '{"config": {"colour": "red"}}', '{"config": 3}']
+  'text',
+  [
+    '',
+    '{}',
+    '[]',
+    '{"config": 3}',
+    '{"config": {"colour": "red"}}',
+    '{"config": {"seed": "a"}}',
+    '{"config": {"seed": null}}',
+    '{"config": {"seed": true}}',
+    '{"config": {"precision": "float8"}}',
+    '{"config": {"optimizer": {"rate_boundaries": ["x"]}}}',
+  ],
 )
 def test_a_damaged_configuration_is_named(tmp_path, text):
   (tmp_path / folder.CONFIG).write_text(text)
   with pytest.raises(InputError, match=r'cannot read .*config\.json'):
     folder.load_config(tmp_path)
+
+
+@pytest.mark.parametrize('left', ['checkpoints', 'metrics.jsonl'])
+def test_what_is_left_of_a_run_is_not_taken_for_a_new_one(tmp_path, left):
+  (tmp_path / left).mkdir()
+  with pytest.raises(InputError, match='holds a run already'):
+    folder.check_folder(tmp_path, resume=False)
+  with pytest.raises(InputError, match='nothing to resume'):
+    folder.check_folder(tmp_path, resume=True)
+
+
+def test_a_folder_is_written_to_by_one_process(tmp_path):
+  pytest.importorskip('fcntl')
+  with (
+    folder.locked(tmp_path),
+    pytest.raises(InputError, match='another process is writing'),
+    folder.locked(tmp_path),
+  ):
+    pass
+  with folder.locked(tmp_path):
+    pass
+
+
+def test_hardware_and_versions_stay_those_of_the_beginning(tmp_path):
+  folder.save_config(TrainConfig(), tmp_path)
+  record = json.loads((tmp_path / folder.CONFIG).read_text())
+  record['versions']['jax'] = '0.0.1'
+  (tmp_path / folder.CONFIG).write_text(json.dumps(record))
+  folder.save_config(TrainConfig(epochs=3), tmp_path)
+  assert folder.load_config(tmp_path).epochs == 3
+  assert folder.made_with(tmp_path)['versions']['jax'] == '0.0.1'
 
 
 def test_a_folder_holds_one_run(tmp_path):

@@ -2,18 +2,24 @@
 
 import json
 import pathlib
+import shutil
+import signal
 
 import chex
+from flax import nnx
 import jax
 import numpy as np
 from PIL import Image
 import pytest
 
 from isgd_jax.experiments import datasets
+from isgd_jax.experiments import models
 from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import OutputError
+from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments.results import read_records
+from isgd_jax.experiments.trainer import checkpoints
 from isgd_jax.experiments.trainer import command
 from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import logs
@@ -119,6 +125,111 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
   ).read_bytes()
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
+  loop.train(config(epochs=30, checkpoint_every=100), tmp_path)
+  before = (tmp_path / logs.METRICS).read_bytes()
+  shutil.rmtree(tmp_path / folder.CHECKPOINTS)
+  with pytest.raises(InputError, match=r'has 360 steps, but .* has no check'):
+    loop.train(config(epochs=30, checkpoint_every=100), tmp_path, resume=True)
+  assert (tmp_path / logs.METRICS).read_bytes() == before
+
+
+def test_a_run_shortened_to_where_it_is_is_evaluated_there(tmp_path):
+  loop.train(config(steps=30, epochs=None, evaluate_every=30), tmp_path)
+  (tmp_path / logs.EVALUATIONS).write_text('')
+  for steps in (30, 20):
+    result = loop.train(config(steps=steps, epochs=None), tmp_path, resume=True)
+    assert result.num_steps == 30
+    assert result.test_accuracy > 0.8
+  evaluations = records(tmp_path, logs.EVALUATIONS)
+  assert [record['step'] for record in evaluations] == [30]
+
+
+class SmallNet(nnx.Module):
+  """BatchNorm and dropout: model state and keys that a run must keep."""
+
+  def __init__(self, rngs):
+    self.hidden = nnx.Linear(64, 16, rngs=rngs)
+    self.norm = nnx.BatchNorm(16, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    self.out = nnx.Linear(16, 10, rngs=rngs)
+
+  def __call__(self, x, *, train=False):
+    x = self.norm(self.hidden(x.reshape(len(x), -1)), not train)
+    return self.out(self.dropout(nnx.relu(x), deterministic=not train))
+
+
+CHASING = IsgdConfig(window_size=12, sigma_multiplier=1.0)
+LOSS_DRIVEN = OptimizerConfig(
+  learning_rate=0.1, schedule='loss-driven', rate_boundaries=(1.5, 1.0)
+)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'isgd': CHASING},
+    {'isgd': CHASING, 'optimizer': LOSS_DRIVEN},
+    {'isgd': IsgdConfig(method='paper-isgd', chase_learning_rate=0.1)},
+    {'data': DataConfig(sampling='reshuffle', last_batch='short')},
+    {'data': DataConfig(last_batch='pad')},
+  ],
+)
+def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
+  tmp_path, monkeypatch, options
+):
+  """Stops within a block, while saving, and before the first step."""
+  monkeypatch.setattr(
+    models,
+    'create_model',
+    lambda *args, rngs, **kwargs: SmallNet(rngs),
+  )
+  run_config = config(epochs=5, checkpoint_every=7, **options)
+  whole = loop.train(run_config, tmp_path / 'whole')
+
+  def stop_now(*_):
+    signal.raise_signal(signal.SIGTERM)
+
+  def stop_in(owner, name, is_due):
+    """Has the first call that is due stop the run, as it begins."""
+    real = getattr(owner, name)
+
+    def call(*args, **kwargs):
+      if is_due(*args):
+        monkeypatch.setattr(owner, name, real)
+        stop_now()
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+
+  out = tmp_path / 'torn'
+  at_step = lambda step: lambda self, at, *_: at == step
+  stop_in(loop._Run, '_advance', lambda *_: True)
+  with pytest.raises(RunStopped, match='saved after step 0'):
+    loop.train(run_config, out)
+  stopped = []
+  for place in (
+    lambda: stop_in(checkpoints.Checkpoints, 'save', at_step(14)),
+    lambda: stop_in(loop._Run, '_evaluate', lambda self, state, at: at == 24),
+    lambda: stop_in(
+      logs.RunLog, 'write_steps', lambda self, at, *_: at[-1][0] >= 33
+    ),
+  ):
+    place()
+    with pytest.raises(RunStopped) as error:
+      loop.train(run_config, out, resume=True)
+    stopped.append(int(str(error.value).partition('step ')[2].split(';')[0]))
+  assert stopped[:2] == [14, 24]
+  result = loop.train(run_config, out, resume=True)
+  chex.assert_trees_all_equal(to_flat(whole.state), to_flat(result.state))
+  assert whole[1:] == result[1:]
+  for name in (logs.METRICS, logs.EVALUATIONS):
+    one, other = (
+      (tmp_path / run / name).read_bytes() for run in ('whole', 'torn')
+    )
+    assert one == other
+
+
 def test_a_diverging_run_is_finished(tmp_path):
   wild = OptimizerConfig(learning_rate=1e30, base='sgd')
   result = loop.train(config(optimizer=wild, epochs=2), tmp_path)
@@ -126,6 +237,8 @@ def test_a_diverging_run_is_finished(tmp_path):
   losses = [record['loss'] for record in records(tmp_path, logs.METRICS)]
   assert losses[0] is not None
   assert losses[-1] is None
+  assert np.isnan(result.test_loss)
+  assert 'test loss nan' in command.summary(config(), result)
   assert command.draw_chart(tmp_path).is_file()
 
 
@@ -210,7 +323,18 @@ def test_pictures_that_cannot_be_decoded_are_named_or_counted(tmp_path):
   result = loop.train(skipping, tmp_path / 'skipped')
   assert result.totals['num_examples'] == 2 * (48 - 3)
   text = command.summary(skipping, result)
-  assert 'Examples that did not count: 6.' in text
+  assert 'could not be decoded and did not count: 6,' in text
+
+
+def test_other_images_in_the_same_folder_are_noticed(tmp_path):
+  make_images(tmp_path / 'images', num_broken=0)
+  loop.train(images_config(tmp_path / 'images'), tmp_path / 'run')
+  first = tmp_path / 'images' / 'train' / 'dark' / '0.png'
+  shutil.copy(first, first.with_name('new.png'))
+  with pytest.raises(InputError, match='train_examples was 48, is now 49'):
+    loop.train(
+      images_config(tmp_path / 'images'), tmp_path / 'run', resume=True
+    )
 
 
 def test_worker_processes_change_nothing(tmp_path):

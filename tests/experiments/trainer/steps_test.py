@@ -92,8 +92,15 @@ def test_weights_and_unlabelled_examples_count_for_nothing():
     programs.init(), {**record, 'label': label}, np.ones(16, np.float32)
   )
   chex.assert_trees_all_equal(padded.params, unlabelled.params)
-  np.testing.assert_array_equal(padded_report, unlabelled_report)
-  assert steps.unpack(report[None]).num_examples == 10
+  padded_report, unlabelled_report = (
+    steps.unpack(r[None]) for r in (padded_report, unlabelled_report)
+  )
+  assert padded_report.num_examples == 10
+  assert padded_report.num_undecodable == 0
+  assert unlabelled_report.num_undecodable == 6
+  chex.assert_trees_all_equal(
+    padded_report, unlabelled_report._replace(num_undecodable=np.array([0]))
+  )
 
 
 def test_a_batch_without_examples_moves_nothing():
@@ -217,6 +224,35 @@ def test_the_learning_rate_follows_its_schedule(options, expected):
   np.testing.assert_allclose(
     report.learning_rate[[0, 1, 4, 6]], expected, rtol=1e-5, atol=1e-9
   )
+
+
+def test_two_boundaries_at_one_step_both_count():
+  programs = build(
+    cycle=4,
+    method='base',
+    optimizer={'schedule': 'step', 'rate_boundaries': (0.5, 0.51)},
+  )
+  _, report = run(programs, (make_record(s) for s in range(4)))
+  np.testing.assert_allclose(report.learning_rate[[1, 3]], [1e-2, 1e-4])
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    ({'warmup_steps': 200}, '--warmup-steps 200 must be less than the 200'),
+    (
+      {
+        'schedule': 'step',
+        'rate_boundaries': (0.1,),
+        'warmup_steps': 2,
+      },
+      '--rate-boundaries 0.1 .* lies within the --warmup-steps 2',
+    ),
+  ],
+)
+def test_schedules_that_cannot_be_are_refused(options, message):
+  with pytest.raises(ValueError, match=message):
+    build(method='base', optimizer=options)
 
 
 def test_the_loss_driven_rate_falls_with_the_chart_s_mean():
