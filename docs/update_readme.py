@@ -1,4 +1,6 @@
-"""Puts the measured tables into README.md, from the files that were measured.
+"""Puts the measured tables into README.md and docs/charts.md.
+
+They come from the files that were measured:
 
 make demo OUT=docs/demo && make bench && python docs/update_readme.py
 """
@@ -46,13 +48,99 @@ def bench_section() -> str:
   )
 
 
+# What each chart is good at, and where it is from.
+_CHARTS = {
+  'shewhart': (
+    '`shewhart(n)`',
+    'large shifts and lone bad batches; the published chart',
+    'Shewhart 1931; Montgomery ch. 6',
+  ),
+  'shewhart, moving_range': (
+    "`shewhart(n, sigma_estimator='moving_range')`",
+    'the same, where level shifts would inflate sigma',
+    'Montgomery section 6.4',
+  ),
+  'shewhart, mad': (
+    "`shewhart(n, sigma_estimator='mad')`",
+    'the same, where up to half of the losses are odd',
+    'Rousseeuw, Croux 1993',
+  ),
+  'ewma': (
+    '`ewma(0.1, 2.7, reference=...)`',
+    'small shifts that last',
+    'Roberts 1959; Lucas, Saccucci 1990',
+  ),
+  'ewma, defaults': (
+    '`ewma(reference=...)`: smoothing 0.3, width 4',
+    'shifts that last, with hardly a false alarm',
+    'as above',
+  ),
+  'cusum': (
+    '`cusum(reference=...)`: k = 0.5, h = 5',
+    'a lasting shift of about one sigma, soonest',
+    'Page 1954; Montgomery section 9.1',
+  ),
+  'difference': (
+    '`difference_chart(n)`',
+    'fixed cycles whose batches differ: each against its own past',
+    'Montgomery section 10.2, baselines of ours',
+  ),
+  'western electric': (
+    '`with_run_rules(shewhart(n))`',
+    'rows of losses on one side; more false alarms',
+    'Western Electric 1956; Champ, Woodall 1987',
+  ),
+  'nelson': (
+    "`with_run_rules(shewhart(n), 'nelson')`",
+    'also trends, alternation, too little spread',
+    'Nelson 1984',
+  ),
+  'restart after 5': (
+    '`with_restart(shewhart(n), 5)`',
+    'changes that stay: flagged five times, then accepted',
+    'ours',
+  ),
+}
+
+
+def charts_section() -> str:
+  """The newest line of the charts' benchmark as a table."""
+  lines = (ROOT / 'benchmarks/chart_cost.jsonl').read_text().splitlines()
+  run = json.loads(lines[-1])
+  table = [
+    '| chart | good at | ARL in control | us a step, n = 1,000 '
+    '| n = 1,000,000 | state, n = 1,000 | reference |',
+    '| --- | --- | --- | --- | --- | --- | --- |',
+  ]
+  for row in run['rows']:
+    chart, good_at, reference = _CHARTS[row['chart']]
+    short, long = (row['sizes'][size] for size in ('1000', '1000000'))
+    table.append(
+      f'| {chart} | {good_at} | {row["arl"]:,.0f} '
+      f'(+-{2 * row["arl_error"]:,.0f}) | {short["us"]:.1f} '
+      f'| {long["us"]:,.1f} | {short["bytes"] / 1000:.1f} kB | {reference} |'
+    )
+  return (
+    '\n'.join(table) + '\n\nMeasured by `make bench` '
+    f'({run["device"]}, {run["num_cpus"]} cores, jax {run["jax"]}, '
+    f'{run["date"]}). ARL: losses from one false alarm to the next, on '
+    'independent normal losses, +- two standard errors; with known mean and '
+    'sigma, but for `moving_range`, `mad` and the difference chart, which '
+    'estimate theirs from 1,000 losses.'
+  )
+
+
 def render(text: str) -> str:
-  """`text` with every marked section made anew."""
+  """`text` with every marked section that it has made anew."""
   for name, section in {
-    'demo': demo_section(),
-    'bench': bench_section(),
+    'demo': demo_section,
+    'bench': bench_section,
+    'charts': charts_section,
   }.items():
     begin, end = (f'<!-- {name} table: {mark} -->' for mark in ('begin', 'end'))
+    if begin not in text:
+      continue
+    section = section()
     before, rest = text.split(begin)
     _, after = rest.split(end)
     text = f'{before}{begin}\n\n{section}\n\n{end}{after}'
@@ -60,5 +148,5 @@ def render(text: str) -> str:
 
 
 if __name__ == '__main__':
-  readme = ROOT / 'README.md'
-  readme.write_text(render(readme.read_text()))
+  for path in (ROOT / 'README.md', ROOT / 'docs/charts.md'):
+    path.write_text(render(path.read_text()))

@@ -84,13 +84,14 @@ def watch(
 
   def update_fn(
     updates: optax.Updates,
-    state: optax.OptState,
+    state: Any,
     params: optax.Params | None = None,
     *,
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, WatchState]:
     del params, extra_args
+    _check_state(state, WatchState)
     chart_state, _, loss, reading = _judge('watch', control_chart, state, value)
     packed_info = _info.next_info(
       state.packed_info, loss, reading, _chase_step.no_chase(loss)
@@ -104,7 +105,7 @@ def skip_out_of_control(
   base_optimizer: optax.GradientTransformation,
   control_chart: _control_chart.ControlChart,
   *,
-  max_consecutive: int | None = 10,
+  max_consecutive: jax.typing.ArrayLike | None = 10,
 ) -> optax.GradientTransformationExtraArgs:
   """Drops batches whose loss is above the upper control limit.
 
@@ -112,6 +113,10 @@ def skip_out_of_control(
   `max_consecutive` batches above the limit in a row the next ones are let
   through, until one is within it: what stays is no spike. A loss that is not
   finite is not judged; put :func:`optax.apply_if_finite` around this for those.
+
+  Meant for charts whose statistic is the loss itself (:func:`shewhart`). A sum
+  or an average (:func:`cusum`, :func:`ewma`) flags good batches too, while it
+  comes down.
 
   The rule that several training frameworks carry, mean + 6 sample standard
   deviations of the last 128 losses, spikes included, in force from 64 losses
@@ -150,7 +155,9 @@ def skip_out_of_control(
     (on loss spikes and skipping).
   """
   if max_consecutive is not None:
-    _checks.check_integer('max_consecutive', max_consecutive, minimum=1)
+    _checks.check_number(
+      'max_consecutive', max_consecutive, minimum=1, integer=True
+    )
   base = optax.with_extra_args_support(base_optimizer)
 
   def init_fn(params: optax.Params) -> SkipState:
@@ -163,12 +170,13 @@ def skip_out_of_control(
 
   def update_fn(
     updates: optax.Updates,
-    state: optax.OptState,
+    state: Any,
     params: optax.Params | None = None,
     *,
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, SkipState]:
+    _check_state(state, SkipState)
     chart_state, value, loss, reading = _judge(
       'skip_out_of_control', control_chart, state, value
     )
@@ -181,13 +189,10 @@ def skip_out_of_control(
     if max_consecutive is None:
       is_skipped = reading.is_above
     else:
-      is_skipped = reading.is_above & (row < max_consecutive)
-      row = jnp.where(
-        reading.is_above, jnp.minimum(row + 1, max_consecutive), 0
-      )
-      row = jnp.where(jnp.isfinite(loss), row, state.num_above_in_a_row).astype(
-        jnp.int32
-      )
+      most = jnp.asarray(max_consecutive).astype(jnp.int32)
+      is_skipped = reading.is_above & (row < most)
+      row = jnp.where(reading.is_above, jnp.minimum(row + 1, most), 0)
+      row = jnp.where(jnp.isfinite(loss), row, state.num_above_in_a_row)
     new_updates, base_state = _frozen_update.update_unless(
       is_skipped, base_update, updates, state.base_state, params
     )
@@ -200,6 +205,15 @@ def skip_out_of_control(
     return new_updates, SkipState(base_state, chart_state, packed_info, row)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _check_state(state: Any, expected: type) -> None:
+  """Raises on the state of another transformation."""
+  if not isinstance(state, expected):
+    raise ValueError(
+      f'opt_state must be a {expected.__name__}, made by init of this '
+      f'transformation, got a {type(state).__name__}.'
+    )
 
 
 def _judge(

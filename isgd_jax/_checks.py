@@ -80,7 +80,7 @@ def check_at_most(name: str, value: Any, maximum: float) -> None:
 
 def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
   """Raises unless `value` is one of `choices`."""
-  if value not in choices:
+  if not isinstance(value, str) or value not in choices:
     expected = ' or '.join(repr(choice) for choice in choices)
     raise ValueError(f'{name} must be {expected}, got {value!r}.')
 

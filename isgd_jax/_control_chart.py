@@ -114,5 +114,6 @@ def z_score(reading: ChartReading, loss: jax.Array) -> jax.Array:
   deviation = loss - reading.mean
   has_sigma = reading.sigma > 0
   ratio = deviation / jnp.where(has_sigma, reading.sigma, 1.0)
-  beyond = jnp.where(deviation == 0, 0.0, jnp.sign(deviation) * jnp.inf)
+  beyond = jnp.where(deviation > 0, jnp.inf, -jnp.inf)
+  beyond = jnp.where(deviation == 0, 0.0, beyond)
   return jnp.where(has_sigma, ratio, beyond)

@@ -29,11 +29,11 @@ class CusumState(NamedTuple):
 
 
 def cusum(
-  allowance: jax.typing.ArrayLike = 0.5,
-  decision_interval: jax.typing.ArrayLike = 5.0,
+  allowance: float | jax.Array = 0.5,
+  decision_interval: float | jax.Array = 5.0,
   *,
   reference: ControlChart,
-  clip: jax.typing.ArrayLike = 8.0,
+  clip: float | jax.Array = 8.0,
   reset_when_flagged: bool = False,
 ) -> ControlChart:
   r"""Two-sided tabular CUSUM chart of the standardised losses.
@@ -83,6 +83,10 @@ def cusum(
   _checks.check_number('allowance', allowance, minimum=0.0)
   _checks.check_number('decision_interval', decision_interval, above=0.0)
   _checks.check_number('clip', clip, above=0.0)
+  if not isinstance(reset_when_flagged, bool):
+    raise ValueError(
+      f'reset_when_flagged must be True or False, got {reset_when_flagged!r}.'
+    )
   _ewma.check_reference('cusum', reference)
   is_known = not any(map(_checks.is_traced, (allowance, clip)))
   if is_known and allowance >= clip:

@@ -20,12 +20,19 @@ class DifferenceState(NamedTuple):
   Attributes:
     baselines: float[cycle_length], of each batch the average of its losses in
       earlier cycles; `+inf` where it has had none.
+    baseline: float scalar, that of the batch that comes next. It is read once
+      the one before it is written: read before a write of the same step, it
+      would make XLA copy all of them.
     position: int32 scalar, the batch that comes next.
+    num_seen: int32 scalar, losses since Phase I began, at most a cycle of them:
+      before that many the baselines are not in force.
     chart_state: state of the Shewhart chart of the differences.
   """
 
   baselines: jax.Array
+  baseline: jax.Array
   position: jax.Array
+  num_seen: jax.Array
   chart_state: Any
 
 
@@ -99,8 +106,10 @@ def difference_chart(
 
   def init_fn() -> DifferenceState:
     return DifferenceState(
-      baselines=jnp.full(cycle_length, jnp.inf),
+      baselines=jnp.full(cycle_length, jnp.inf, float),  # Not weakly typed.
+      baseline=jnp.full((), jnp.inf, float),
       position=jnp.zeros((), jnp.int32),
+      num_seen=jnp.zeros((), jnp.int32),
       chart_state=chart.init(),
     )
 
@@ -108,16 +117,20 @@ def difference_chart(
     state: DifferenceState, loss: jax.typing.ArrayLike
   ) -> tuple[DifferenceState, ChartReading]:
     loss = jnp.asarray(loss).astype(state.baselines.dtype)
-    baseline = state.baselines[state.position]
-    has_baseline = jnp.isfinite(baseline)
+    baseline = state.baseline
+    is_in_force = state.num_seen >= cycle_length
+    has_baseline = is_in_force & jnp.isfinite(baseline)
     is_finite = jnp.isfinite(loss)
     known = jnp.where(has_baseline, baseline, 0.0)
     # Not finite, and so neither judged nor taken in, without a baseline.
     difference = jnp.where(has_baseline, loss - known, jnp.inf)
     chart_state, of_difference = chart.update(state.chart_state, difference)
     moved = jnp.where(has_baseline, known + smoothing * (loss - known), loss)
-    baselines = state.baselines.at[state.position].set(
-      jnp.where(is_finite, moved, baseline), mode='promise_in_bounds'
+    kept = jnp.where(is_in_force, baseline, jnp.inf)
+    baselines = jax.lax.dynamic_update_slice(
+      state.baselines,
+      jnp.where(is_finite, moved, kept)[None],
+      (state.position,),
     )
     reading = of_difference._replace(
       mean=of_difference.mean + known,
@@ -131,12 +144,19 @@ def difference_chart(
     )
     position = state.position + 1
     position = jnp.where(position < cycle_length, position, 0)
-    return DifferenceState(baselines, position, chart_state), reading
+    num_seen = jnp.minimum(state.num_seen + 1, cycle_length)
+    (baseline,) = jax.lax.dynamic_slice(baselines, (position,), (1,))
+    return (
+      DifferenceState(baselines, baseline, position, num_seen, chart_state),
+      reading,
+    )
 
   def restart_fn(state: DifferenceState, is_due: jax.Array) -> DifferenceState:
-    # The baselines follow by themselves.
+    # Old baselines would follow a shift of the level for many cycles, and flag
+    # every batch on the way. A counter disables them without touching them.
     return state._replace(
-      chart_state=_control_chart.restart_if(chart, state.chart_state, is_due)
+      num_seen=jnp.where(is_due, jnp.int32(0), state.num_seen),
+      chart_state=_control_chart.restart_if(chart, state.chart_state, is_due),
     )
 
   return ControlChart(init_fn, update_fn, 'shewhart', restart_fn)

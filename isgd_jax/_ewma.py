@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -30,11 +29,11 @@ class EwmaState(NamedTuple):
 
 
 def ewma(
-  smoothing: jax.typing.ArrayLike = 0.3,
-  limit_width: jax.typing.ArrayLike = 4.0,
+  smoothing: float | jax.Array = 0.3,
+  limit_width: float | jax.Array = 4.0,
   *,
   reference: ControlChart,
-  clip: jax.typing.ArrayLike = 8.0,
+  clip: float | jax.Array = 8.0,
 ) -> ControlChart:
   r"""EWMA chart of the standardised losses, with exact limits.
 
@@ -88,7 +87,7 @@ def ewma(
   _checks.check_number('clip', clip, above=0.0)
   check_reference('ewma', reference)
   if not any(map(_checks.is_traced, (smoothing, limit_width, clip))):
-    limit = limit_width * math.sqrt(smoothing / (2 - smoothing))
+    limit = float(limit_width * (smoothing / (2 - smoothing)) ** 0.5)
     if limit >= clip:
       raise ValueError(
         f'limit_width={limit_width} puts the limit at {limit:.3g} sigmas, '

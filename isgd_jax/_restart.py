@@ -35,7 +35,7 @@ def with_restart(chart: ControlChart, restart_after: int) -> ControlChart:
   exactly `restart_after` are flagged, and then, while Phase I lasts, none.
 
   Args:
-    chart: any chart.
+    chart: any chart; one without Phase I (:func:`fixed_limits`) is unmoved.
     restart_after: losses in a row m >= 1, on either side, finite ones counted.
       With run rules and EWMA and CUSUM charts, whose flags come in rows, take
       it larger than those rows.
@@ -57,6 +57,8 @@ def with_restart(chart: ControlChart, restart_after: int) -> ControlChart:
     [50 51 52]
   """
   _checks.check_integer('restart_after', restart_after, minimum=1)
+  if not isinstance(chart, ControlChart):
+    raise ValueError(f'chart must be a ControlChart, got {chart!r}.')
 
   def init_fn() -> RestartState:
     return RestartState(chart.init(), jnp.zeros((), jnp.int32))

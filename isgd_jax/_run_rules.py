@@ -35,7 +35,7 @@ class RunRule(NamedTuple):
   """
 
   kind: str
-  count: int
+  count: int  # pyright: ignore[reportIncompatibleMethodOverride]
   window: int = 0
   sigmas: float = 0.0
 
@@ -214,6 +214,11 @@ def _checked_rules(rules: str | Sequence[RunRule]) -> tuple[RunRule, ...]:
   if isinstance(rules, str):
     _checks.check_choice('rules', rules, _SETS)
     return _SETS[rules]
+  if not isinstance(rules, Sequence):
+    raise ValueError(
+      "rules must be 'western_electric', 'nelson' or a sequence of RunRules, "
+      f'got {rules!r}.'
+    )
   rules = tuple(rules)
   if not 1 <= len(rules) <= 31:
     raise ValueError(f'rules must be 1 to 31 of them, got {len(rules)}.')
@@ -226,6 +231,7 @@ def _checked_rules(rules: str | Sequence[RunRule]) -> tuple[RunRule, ...]:
     least = {'trend': 2, 'alternating': 3}.get(rule.kind, 1)
     _checks.check_integer('count of a RunRule', rule.count, minimum=least)
     _checks.check_number('sigmas of a RunRule', rule.sigmas, minimum=0.0)
+    _checks.check_integer('window of a RunRule', rule.window, minimum=0)
     if rule.window and rule.kind != 'beyond':
       raise ValueError(f"only the kind 'beyond' has a window, got {rule!r}.")
     if rule.window and rule.window < rule.count:

@@ -63,7 +63,7 @@ def shewhart(
         wave makes it too small.
       * ``'mad'``: median, and 1.4826 times the median absolute deviation from
         it. No share of odd losses below a half moves either far. It costs
-        O(n) an update where the others cost O(sqrt(n)): for long windows take
+        O(n) an update where the others cost O(n^(1/3)): for long windows take
         ``'moving_range'``.
     flagged_losses: what an out-of-control loss leaves in the window:
 
@@ -126,7 +126,8 @@ def shewhart(
       clipped = jnp.clip(loss, reading.lower_limit, reading.upper_limit)
       loss = jnp.where(is_out, clipped, loss)
     elif flagged_losses == 'leave_out':
-      loss = jnp.where(is_out, jnp.nan, loss)
+      # Not NaN: jax_debug_nans is to find the user's, not ours.
+      loss = jnp.where(is_out, jnp.inf, loss)
     return statistics.take_in(state, loss), reading
 
   return ControlChart(

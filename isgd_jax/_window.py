@@ -1,7 +1,7 @@
 """The last n losses and their statistics: what a chart's limits are built from.
 
 A `WindowStatistics` is a window with one way to estimate its centre and its
-standard deviation. Those that average cost O(sqrt(n)) an update, the median
+standard deviation. Those that average cost O(n^(1/3)) an update, the median
 O(n).
 """
 
@@ -21,29 +21,33 @@ SIGMA_PER_MAD = 1.4826
 
 
 class WindowState(NamedTuple):
-  """A ring buffer of values, summed up by block.
+  """A ring buffer of values, summed up by block and by group of blocks.
 
-  The values lie in `num_blocks` blocks of `block_size`. A new one changes one
-  block only, whose summary is then made anew from the block's own values; the
-  window's statistics come from the summaries. Nothing is ever subtracted from
-  a running sum, so no rounding error accumulates, and one update costs
-  O(sqrt(n)).
+  A new value changes one block only, whose summary is then made anew from the
+  block's own values, and so is its group's from the summaries of its blocks;
+  the window's statistics come from those of the groups. Nothing is ever
+  subtracted from a running sum, so no rounding error accumulates, and one
+  update costs O(n^(1/3)).
+
+  A summary is an anchor, the mean minus the anchor, and the sum of squared
+  deviations from the mean. The anchor is one of the values: deviations from it
+  keep the digits of small noise on a large loss.
 
   The fields are few because each leaf of an optimizer state costs a microsecond
   or two whenever a step is dispatched.
 
   Attributes:
-    window: values, float[num_blocks, block_size].
-    block_summaries: float[3, num_blocks], of each block its anchor, its mean
-      minus the anchor, and its sum of squared deviations from its mean. The
-      anchor is one of its values: deviations from it keep the digits of small
-      noise on a large loss.
+    window: values, float[num_groups, num_blocks, block_size].
+    block_summaries: float[num_groups, 3, num_blocks]; None where a group is one
+      block.
+    group_summaries: float[3, num_groups].
     num_taken_in: int32 scalar, values taken in so far; from 2 n on, less as
       many whole windows as bring it below that.
   """
 
   window: jax.Array
-  block_summaries: jax.Array
+  block_summaries: jax.Array | None
+  group_summaries: jax.Array
   num_taken_in: jax.Array
 
 
@@ -101,59 +105,77 @@ def mean_and_std(window_size: int, ddof: int = 0) -> WindowStatistics:
     <https://doi.org/10.1080/00031305.1983.10483115>`_, 1983 (how the summaries
     of two samples combine).
   """
-  # Up to here one block costs less than keeping the summaries of several.
-  is_short = window_size <= 512
-  block_size = window_size if is_short else math.isqrt(window_size - 1) + 1
-  num_blocks = math.ceil(window_size / block_size)
+  shape = num_groups, num_blocks, block_size = _shape(window_size)
+  group_size = num_blocks * block_size
+  zero = jnp.int32(0)
 
   def init():
     return WindowState(
-      window=jnp.zeros((num_blocks, block_size)),
-      block_summaries=jnp.zeros((3, num_blocks)),
+      window=jnp.zeros(shape),
+      block_summaries=(
+        jnp.zeros((num_groups, 3, num_blocks)) if num_blocks > 1 else None
+      ),
+      group_summaries=jnp.zeros((3, num_groups)),
       num_taken_in=jnp.zeros((), jnp.int32),
     )
 
-  def block_counts(state):
-    """Number of values in each block so far, int32[num_blocks]."""
+  def count_from(state, start, size):
+    """How many of the `size` places from `start` on hold a value."""
     num_in_window = jnp.minimum(state.num_taken_in, window_size)
-    start = block_size * jnp.arange(num_blocks, dtype=jnp.int32)
-    return jnp.clip(num_in_window - start, 0, block_size)
+    return jnp.clip(num_in_window - start, 0, size)
 
   def read(state):
-    counts = block_counts(state).astype(state.window.dtype)
+    start = group_size * jnp.arange(num_groups, dtype=jnp.int32)
+    counts = count_from(state, start, group_size)
+    anchor, offset, squares = _combine(state.group_summaries, counts)
+    total = jnp.minimum(state.num_taken_in, window_size)
     # Not 0 / 0: jax_debug_nans is to find the user's NaNs, not ours.
-    total = jnp.maximum(jnp.sum(counts), 1.0)
-    anchors, offsets, squares = state.block_summaries
-    deviations = jnp.where(counts > 0, (anchors - anchors[0]) + offsets, 0.0)
-    offset = jnp.sum(counts * deviations) / total
-    between = jnp.sum(counts * jnp.square(deviations - offset))
-    variance = (jnp.sum(squares) + between) / jnp.maximum(total - ddof, 1.0)
-    mean = jnp.where(state.num_taken_in > 0, anchors[0] + offset, 0.0)
-    return mean, jnp.sqrt(variance)
+    freedom = jnp.maximum(total - ddof, 1).astype(squares.dtype)
+    mean = jnp.where(total > 0, anchor + offset, 0.0)
+    return mean, jnp.where(total > 0, jnp.sqrt(squares / freedom), 0.0)
 
   def take_in(state, loss):
     is_finite = jnp.isfinite(loss)
+    loss = _bounded(loss, window_size)
     position = _position(state.num_taken_in, window_size)
-    block = jax.lax.div(position, jnp.int32(block_size))
-    place = (block, position - block * block_size)
-    window = state.window.at[place].set(
-      jnp.where(is_finite, loss, state.window[place]), mode='promise_in_bounds'
+    group = jax.lax.div(position, jnp.int32(group_size))
+    in_group = position - group * group_size
+    block = jax.lax.div(in_group, jnp.int32(block_size))
+    place = (group, block, in_group - block * block_size)
+    old = jax.lax.dynamic_slice(state.window, place, (1, 1, 1))
+    # Slices, not gather and scatter: these XLA writes in place, always.
+    window = jax.lax.dynamic_update_slice(
+      state.window, jnp.where(is_finite, loss, old), place
     )
     state = state._replace(
       window=window,
       num_taken_in=_count(state.num_taken_in, is_finite, window_size),
     )
-    losses = jax.lax.dynamic_index_in_dim(window, block, keepdims=False)
-    count = block_counts(state)[block]
+    losses = jax.lax.dynamic_slice(
+      window, (group, block, zero), (1, 1, block_size)
+    ).reshape(-1)
+    start = group * group_size + block * block_size
+    count = count_from(state, start, block_size)
     is_in = jnp.arange(block_size, dtype=jnp.int32) < count
     anchor = losses[0]
     deviations = jnp.where(is_in, losses - anchor, 0.0)
     offset = jnp.sum(deviations) / jnp.maximum(count, 1).astype(losses.dtype)
     squares = jnp.sum(jnp.where(is_in, jnp.square(deviations - offset), 0.0))
     summary = jnp.stack([anchor, offset, squares])
+    if state.block_summaries is not None:
+      summaries = jax.lax.dynamic_update_slice(
+        state.block_summaries, summary[None, :, None], (group, zero, block)
+      )
+      state = state._replace(block_summaries=summaries)
+      starts = block_size * jnp.arange(num_blocks, dtype=jnp.int32)
+      counts = count_from(state, group * group_size + starts, block_size)
+      of_group = jax.lax.dynamic_slice(
+        summaries, (group, zero, zero), (1, 3, num_blocks)
+      )
+      summary = _combine(of_group[0], counts)
     return state._replace(
-      block_summaries=state.block_summaries.at[:, block].set(
-        summary, mode='promise_in_bounds'
+      group_summaries=jax.lax.dynamic_update_slice(
+        state.group_summaries, summary[:, None], (zero, group)
       )
     )
 
@@ -181,6 +203,7 @@ def mean_and_moving_range(window_size: int) -> WindowStatistics:
 
   def take_in(state, loss):
     is_finite = jnp.isfinite(loss)
+    loss = _bounded(loss, window_size)
     # Not finite, and so not taken in, where there is no loss before this one.
     has_last = state.losses.num_taken_in > 0
     new_range = jnp.where(has_last, jnp.abs(loss - state.last), jnp.inf)
@@ -213,7 +236,7 @@ def median_and_mad(window_size: int) -> WindowStatistics:
   def init():
     return MedianState(
       window=jnp.zeros(window_size),
-      in_order=jnp.full(window_size, jnp.inf),
+      in_order=jnp.full(window_size, jnp.inf, float),  # Not weakly typed.
       num_taken_in=jnp.zeros((), jnp.int32),
     )
 
@@ -227,7 +250,9 @@ def median_and_mad(window_size: int) -> WindowStatistics:
     low, high = middle(count)
     median = (state.in_order[low] + state.in_order[high]) / 2
     median = jnp.where(count > 0, median, 0.0)
-    padded = jnp.concatenate([state.in_order, jnp.full(window_size, jnp.inf)])
+    padded = jnp.concatenate(
+      [state.in_order, jnp.full_like(state.in_order, jnp.inf)]
+    )
 
     def deviation(rank):
       """The deviation of that rank: it reaches rank + 1 losses in a row."""
@@ -239,13 +264,14 @@ def median_and_mad(window_size: int) -> WindowStatistics:
 
   def take_in(state, loss):
     is_finite = jnp.isfinite(loss)
+    loss = _bounded(loss, window_size)
     position = _position(state.num_taken_in, window_size)
     is_full = state.num_taken_in >= window_size
     oldest = jnp.where(is_full, state.window[position], jnp.inf)
     old = state.in_order
     removed = jnp.sum(old < oldest, dtype=jnp.int32)
     inserted = jnp.sum(old < loss, dtype=jnp.int32)
-    inserted = inserted - (removed < inserted)
+    inserted = jnp.where(removed < inserted, inserted - 1, inserted)
     before = jnp.concatenate([old[:1], old[:-1]])
     after = jnp.concatenate([old[1:], old[-1:]])
     new = jnp.where((index >= removed) & (index < inserted), after, old)
@@ -266,6 +292,44 @@ def median_and_mad(window_size: int) -> WindowStatistics:
   return WindowStatistics(
     init, read, take_in, lambda state: state.num_taken_in, restart
   )
+
+
+def _shape(window_size: int) -> tuple[int, int, int]:
+  """Groups, blocks in a group and values in a block, for a window of n."""
+  # Up to here one block costs less than the summaries of several.
+  if window_size <= 512:
+    return 1, 1, window_size
+  block_size = math.isqrt(window_size - 1) + 1
+  # And up to here one group than several.
+  if block_size <= 128:
+    return 1, math.ceil(window_size / block_size), block_size
+  block_size = math.ceil(window_size ** (1 / 3))
+  return math.ceil(window_size / block_size**2), block_size, block_size
+
+
+def _combine(summaries: jax.Array, counts: jax.Array) -> jax.Array:
+  """The summary, float[3], of samples with `summaries`, float[3, m]."""
+  counts = counts.astype(summaries.dtype)
+  anchors, offsets, squares = summaries
+  if len(anchors) == 1:
+    return summaries[:, 0]
+  total = jnp.maximum(jnp.sum(counts), 1.0)
+  # After a restart, what is yet to be filled holds the sums of before it.
+  deviations = jnp.where(counts > 0, (anchors - anchors[0]) + offsets, 0.0)
+  offset = jnp.sum(counts * deviations) / total
+  between = jnp.sum(counts * jnp.square(deviations - offset))
+  within = jnp.sum(jnp.where(counts > 0, squares, 0.0))
+  return jnp.stack([anchors[0], offset, within + between])
+
+
+def _bounded(loss: jax.Array, window_size: int) -> jax.Array:
+  """`loss`, if finite no larger than n such squares can be summed up.
+
+  An infinite sigma would hide every batch until the loss has left the window.
+  """
+  largest = math.sqrt(float(jnp.finfo(loss.dtype).max) / window_size) / 4
+  bounded = jnp.clip(loss, -largest, largest)
+  return jnp.where(jnp.isfinite(loss), bounded, loss)
 
 
 def _position(num_taken_in: jax.Array, window_size: int) -> jax.Array:

@@ -46,12 +46,39 @@ _WRAPPERS = {
   'paper_isgd': lambda base: isgd_jax.paper_isgd(
     base, batches_per_epoch=11, chase_learning_rate=0.01
   ),
+  'isgd_ewma': lambda base: isgd_jax.isgd(
+    base, isgd_jax.ewma(0.5, 2.0, reference=isgd_jax.shewhart(4, 1.0))
+  ),
+  'isgd_cusum': lambda base: isgd_jax.isgd(
+    base, isgd_jax.cusum(0.5, 2.0, reference=isgd_jax.shewhart(4, 1.0))
+  ),
+  'isgd_difference': lambda base: isgd_jax.isgd(
+    base, isgd_jax.difference_chart(3, 1.0)
+  ),
+  'isgd_run_rules': lambda base: isgd_jax.isgd(
+    base, isgd_jax.with_run_rules(isgd_jax.shewhart(4, 1.0))
+  ),
+  'isgd_restart': lambda base: isgd_jax.isgd(
+    base,
+    isgd_jax.with_restart(isgd_jax.shewhart(4, 1.0, sigma_estimator='mad'), 20),
+  ),
+  'skip': lambda base: isgd_jax.skip_out_of_control(
+    base, isgd_jax.shewhart(4, 1.0), max_consecutive=2
+  ),
+  'watch': lambda base: optax.chain(
+    isgd_jax.watch(isgd_jax.shewhart(4, 1.0)), base
+  ),
+}
+# Every base with isgd, few with the rest: what these add is their chart.
+_BASES_OF = {'isgd': tuple(_BASES)} | {
+  f'isgd_{chart}': ('adam',)
+  for chart in ('ewma', 'cusum', 'difference', 'run_rules', 'restart')
 }
 _CASES = tuple(
   {'base': base, 'wrapper': wrapper}
   for base in _BASES
   for wrapper in _WRAPPERS
-  if wrapper == 'isgd' or base in ('sgd', 'adam')
+  if base in _BASES_OF.get(wrapper, ('sgd', 'adam'))
 )
 
 
@@ -137,7 +164,8 @@ class CommonTest(chex.TestCase):
       opt_state,
       transform_non_params=lambda _: 'other',
     )
-    self.assertEqual(specs.packed_info.floats, 'other')
+    state = specs[0] if wrapper == 'watch' else specs
+    self.assertEqual(state.packed_info.floats, 'other')
     shapes = jax.eval_shape(optimizer.init, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, opt_state)
     after = jax.eval_shape(

@@ -122,7 +122,7 @@ WINSORIZED_UPDATE = jax.jit(
 )
 
 
-@hypothesis.given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=9))
+@hypothesis.given(st.lists(usual_losses, min_size=9))
 def test_a_loss_enters_the_winsorized_window_clipped_to_its_limits(losses):
   state = isgd_jax.shewhart(6, 2.0, flagged_losses='winsorize').init()
   for loss in losses[:14]:

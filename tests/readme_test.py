@@ -9,11 +9,13 @@ from flax import linen as nn
 from flax import nnx
 import jax
 import jax.numpy as jnp
+import optax
 
 import isgd_jax
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
+CHARTS = (ROOT / 'docs/charts.md').read_text()
 
 
 def test_the_tables_are_those_of_the_measured_files():
@@ -22,7 +24,20 @@ def test_the_tables_are_those_of_the_measured_files():
   )
   update_readme = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(update_readme)
-  assert update_readme.render(README) == README
+  for text in (README, CHARTS):
+    assert update_readme.render(text) == text
+
+
+def test_the_code_about_charts_runs():
+  names = {'isgd_jax': isgd_jax, 'jnp': jnp, 'optax': optax}
+  for code in re.findall(r'```python\n(.*?)```', CHARTS, flags=re.DOTALL):
+    exec(code, names)
+  update, state = names['chart'].update, names['chart'].init()
+  flags = []
+  for loss in (1.0, 1.5, 4.0, float('nan'), 7.0, 15.0):
+    state, reading = update(state, jnp.float32(loss))
+    flags.append(bool(reading.is_above))
+  assert flags == [False, False, True, False, False, True]
 
 
 def test_the_code_runs():

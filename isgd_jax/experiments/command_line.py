@@ -98,7 +98,7 @@ class Train:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-  """Draw the control chart of a run, also while it is training."""
+  """Draw the control chart of a run, or its cycle, also while it trains."""
 
   run: tyro.conf.Positional[str]
   """Folder of the run."""
@@ -109,17 +109,23 @@ class Chart:
   last_step: int | None = None
   """Last step to draw."""
 
+  cycle: bool = False
+  """Draw the batch losses by their position in the cycle instead."""
+
   out: str | None = None
-  """Picture to write, .png, .pdf or .svg; by default control_chart.png in the
-  run's folder."""
+  """Picture to write, .png, .pdf or .svg; by default control_chart.png or
+  cycle.png in the run's folder."""
 
   def __call__(self) -> None:
     """Draws, and prints where the picture is."""
     from isgd_jax.experiments.trainer import command
 
-    print(
-      command.draw_chart(self.run, self.out, self.first_step, self.last_step)
-    )
+    if self.cycle:
+      print(command.draw_cycle(self.run, self.out))
+    else:
+      print(
+        command.draw_chart(self.run, self.out, self.first_step, self.last_step)
+      )
 
 
 def parse(args: Sequence[str] | None) -> Demo | Train | Chart:

@@ -39,7 +39,9 @@ _MODELS = ('cnn', 'mlp')
 
 # One setting for all jobs and base optimizers: a window of about one epoch of
 # digits; winsorised, so that a drift cannot raise its own limit.
-_ISGD = IsgdSettings(window_size=50, sigma_multiplier=3.0, winsorize=True)
+_ISGD = IsgdSettings(
+  window_size=50, sigma_multiplier=3.0, flagged_losses='winsorize'
+)
 
 _WIDTH = 100
 

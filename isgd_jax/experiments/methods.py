@@ -40,12 +40,13 @@ class IsgdSettings:
   Attributes:
     window_size: batches in the chart's window.
     sigma_multiplier: sigmas between the centre line and a control limit.
-    winsorize: whether out-of-control losses enter the window clipped.
+    flagged_losses: what an out-of-control loss leaves in the window, as in
+      `isgd_jax.shewhart`.
   """
 
   window_size: int = 50
   sigma_multiplier: float = 3.0
-  winsorize: bool = False
+  flagged_losses: str = 'keep'
 
 
 class Carry(NamedTuple):

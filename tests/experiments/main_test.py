@@ -118,7 +118,7 @@ def test_help_of_train_names_what_a_user_may_choose(capsys):
   out = capsys.readouterr().out
   for word in (
     *('fashion-mnist', 'imagefolder', 'hf:NAME', 'lenet', 'resnet18'),
-    *('--resume', '--winsorize', '--sigma-multiplier', '--schedule'),
+    *('--resume', '--flagged-losses', '--sigma-multiplier', '--schedule'),
     *('nesterov', 'loss-driven', 'gauss-newton', 'bfloat16', '75', '130'),
   ):
     assert word in out
@@ -167,19 +167,16 @@ def test_resume_takes_epochs_in_the_place_of_steps(tmp_path, capsys):
   assert 'after 12 steps' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('damage', ['{"step": 1}\n', '[1]\n', '\xff\xfe\n'])
+@pytest.mark.parametrize('damage', ['{"step": 4}\n', '[1]\n', '\xff\xfe\n'])
 def test_a_chart_of_a_damaged_log_is_refused(tmp_path, capsys, damage):
   out = tmp_path / 'run'
   main.main(['train', '--steps', '3', '--out', str(out)])
   with open(out / 'metrics.jsonl', 'a', encoding='latin-1') as file:
     file.write(damage)
-  if damage.startswith('\xff'):  # No JSON: as a torn line, left out.
-    main.main(['chart', str(out)])
-    return
   capsys.readouterr()
   code, err = exit_code_and_stderr(capsys, 'chart', str(out))
   assert code == 2
-  assert 'is damaged' in err
+  assert f"line 4 of '{out}/metrics.jsonl'" in err
 
 
 def test_chart_draws_where_it_is_told(tmp_path, capsys):

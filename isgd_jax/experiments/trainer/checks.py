@@ -71,6 +71,7 @@ def check_config(config: TrainConfig) -> None:
     'checkpoint-every': config.checkpoint_every,
     'keep-checkpoints': config.keep_checkpoints,
     'window-size': isgd.window_size,
+    'restart-after': isgd.restart_after,
   }.items():
     if value is not None and not 1 <= value <= _LARGEST:
       raise InputError(

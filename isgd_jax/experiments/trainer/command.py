@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,18 +16,18 @@ from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer import loop
 from isgd_jax.experiments.trainer.config import TrainConfig
 
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
 try:
   import tqdm
 except ImportError as error:
   raise missing_extra('tqdm') from error
 
 PICTURE = 'control_chart.png'
+CYCLE_PICTURE = 'cycle.png'
 # More steps than a picture has pixels hide one another.
 _DEFAULT_NUM_STEPS = 2000
-_DRAWN = {
-  *('step', 'loss', 'mean', 'control_limit', 'is_undertrained'),
-  'final_loss',
-}
 _ENDINGS = ('.png', '.pdf', '.svg')
 
 
@@ -76,6 +76,8 @@ def summary(config: TrainConfig, result: loop.TrainResult) -> str:
       f'evaluations); chases that fell back to the base update: '
       f'{totals["num_chases_reverted"]:,}.'
     )
+  if config.isgd.method == 'skip':
+    lines.append(f'Batches dropped: {totals["num_skipped"]:,}.')
   if totals['num_undecodable']:
     lines.append(
       f'Images that could not be decoded and did not count: '
@@ -105,65 +107,116 @@ def draw_chart(
     InputError: there is no run, no step to draw, or no chart.
     OutputError: the picture cannot be written.
   """
-  from matplotlib import ticker
-
   config = folder.load_config(run_folder)
-  path = (
-    pathlib.Path(run_folder) / PICTURE if out is None else pathlib.Path(out)
-  )
-  if path.suffix not in _ENDINGS:
-    raise InputError(f"--out '{path}' must end in one of {', '.join(_ENDINGS)}")
+  path = _picture(run_folder, out, PICTURE)
   if config.isgd.method == 'base':
     raise InputError(
       f"the run in '{run_folder}' has no control chart, since it was made with "
-      '--method base; --max-chase-steps 0 gives a chart that only watches'
+      '--method base; --method watch gives a chart that only watches'
     )
-  records = _records(pathlib.Path(run_folder), first_step, last_step)
-  columns = {name: [r[name] for r in records] for name in records[0]}
-  limits = np.array(columns['control_limit'], np.float64)  # None becomes NaN.
+  source = _metrics(run_folder)
+  if first_step is None:
+    last = _last_step(source) if last_step is None else last_step
+    first_step = max(1, last - _DEFAULT_NUM_STEPS + 1)
   figure = plotting.new_figure()
   ax = figure.add_subplot()
-  plotting.plot_control_chart(
-    np.array(columns['loss'], np.float64),
-    np.array(columns['mean'], np.float64),
-    limits,
-    np.array(columns['is_undertrained']),
-    np.array(columns['final_loss'], np.float64),
-    first_step=columns['step'][0],
-    ax=ax,
-  )
-  ax.set_yscale('log')
-  # 0.05, not 5 x 10^-2.
-  ax.yaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
-  ax.yaxis.set_major_formatter('{x:g}')
-  ax.yaxis.set_minor_formatter('{x:g}')
-  base = config.optimizer.base
-  ax.set_xlabel(
-    f'step ({config.model} on {config.data.dataset}, {config.isgd.method} over '
-    f'{base}, learning rate {config.optimizer.learning_rate:g})'
+  try:
+    plotting.plot_run(source, first_step=first_step, last_step=last_step, ax=ax)
+  except ValueError as error:
+    raise InputError(str(error)) from error
+  isgd = config.isgd
+  _finish_axes(
+    ax,
+    f'step ({config.model} on {config.data.dataset}, {isgd.method} over '
+    f'{config.optimizer.base}, {isgd.chart} chart)',
   )
   replace_file(path, lambda new: figure.savefig(new))
   return path
 
 
-def _records(
-  run_folder: pathlib.Path, first_step: int | None, last_step: int | None
-) -> list[dict[str, Any]]:
-  """The steps to draw."""
-  path = run_folder / logs.METRICS
-  records = list(read_records(path)) if path.is_file() else []
-  if not all(isinstance(r, dict) and r.keys() >= _DRAWN for r in records):
-    raise InputError(f"'{path}' is damaged: a line in it is no step of a run")
+def draw_cycle(
+  run_folder: str | os.PathLike[str],
+  out: str | os.PathLike[str] | None = None,
+) -> pathlib.Path:
+  """Draws the batch losses of a run by their position in the cycle.
+
+  Args:
+    run_folder: the run, finished or under way.
+    out: the picture, by default `cycle.png` in the run's folder.
+
+  Returns:
+    The picture.
+
+  Raises:
+    InputError: there is no run, no step to draw, or no cycle.
+    OutputError: the picture cannot be written.
+  """
+  config = folder.load_config(run_folder)
+  path = _picture(run_folder, out, CYCLE_PICTURE)
+  if config.data.sampling != 'fixed-cycle':
+    raise InputError(
+      f"the run in '{run_folder}' has no cycle, since it was made with "
+      f'--sampling {config.data.sampling}'
+    )
+  source = _metrics(run_folder)
+  records = list(read_records(source))
+  if not all(
+    isinstance(r, dict) and {'batch', 'loss'} <= r.keys() for r in records
+  ):
+    raise InputError(f"'{source}' is damaged: a line in it is no step of a run")
   if not records:
     raise InputError(f"the run in '{run_folder}' has not made a step yet")
-  last = records[-1]['step'] if last_step is None else last_step
-  first = (
-    max(1, last - _DEFAULT_NUM_STEPS + 1) if first_step is None else first_step
+  figure = plotting.new_figure()
+  ax = plotting.plot_cycle(
+    np.array([record['loss'] for record in records], np.float64),
+    1 + max(record['batch'] for record in records),
+    ax=figure.add_subplot(),
   )
-  chosen = [record for record in records if first <= record['step'] <= last]
-  if not chosen:
-    raise InputError(
-      f"no step from {first} to {last} in the run in '{run_folder}', which "
-      f'has steps 1 to {records[-1]["step"]}'
-    )
-  return chosen
+  _finish_axes(
+    ax,
+    f'position in the cycle ({config.model} on {config.data.dataset}, '
+    f'{config.isgd.method} over {config.optimizer.base})',
+  )
+  replace_file(path, lambda new: figure.savefig(new))
+  return path
+
+
+def _picture(
+  run_folder: str | os.PathLike[str],
+  out: str | os.PathLike[str] | None,
+  name: str,
+) -> pathlib.Path:
+  """Where to draw to."""
+  path = pathlib.Path(run_folder) / name if out is None else pathlib.Path(out)
+  if path.suffix not in _ENDINGS:
+    raise InputError(f"--out '{path}' must end in one of {', '.join(_ENDINGS)}")
+  return path
+
+
+def _metrics(run_folder: str | os.PathLike[str]) -> pathlib.Path:
+  """The steps of a run, which has made some."""
+  path = pathlib.Path(run_folder) / logs.METRICS
+  if not path.is_file() or not path.stat().st_size:
+    raise InputError(f"the run in '{run_folder}' has not made a step yet")
+  return path
+
+
+def _last_step(path: pathlib.Path) -> int:
+  """The number of the newest step."""
+  last = 0
+  for record in read_records(path):
+    if isinstance(record, dict):
+      last = record.get('step', last)
+  return last
+
+
+def _finish_axes(ax: 'Axes', label: str) -> None:
+  """A logarithmic loss, in plain numbers, and what the run was."""
+  from matplotlib import ticker
+
+  ax.set_yscale('log')
+  # 0.05, not 5 x 10^-2.
+  ax.yaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
+  ax.yaxis.set_major_formatter('{x:g}')
+  ax.yaxis.set_minor_formatter('{x:g}')
+  ax.set_xlabel(label)

@@ -82,17 +82,43 @@ class OptimizerConfig:
 class IsgdConfig:
   """What is put around the base optimizer."""
 
-  method: Literal['isgd', 'paper-isgd', 'base'] = 'isgd'
-  """isgd, the published algorithm, or the base optimizer alone."""
+  method: Literal['isgd', 'paper-isgd', 'skip', 'watch', 'base'] = 'isgd'
+  """isgd; the published algorithm; drop batches above the upper limit; a chart
+  that only watches; or the base optimizer alone, without a chart."""
+
+  chart: Literal['shewhart', 'ewma', 'cusum', 'difference'] = 'shewhart'
+  """What judges the batches. difference: each against its own past losses."""
 
   window_size: int | None = None
   """Batch losses in the chart's window; by default one cycle, at least 20."""
 
   sigma_multiplier: float = 3.0
-  """Sigmas between the centre line and a control limit."""
+  """Sigmas between centre line and control limit (shewhart, difference)."""
 
-  winsorize: bool = False
-  """Let out-of-control losses enter the window clipped to their limit."""
+  sigma_estimator: Literal['std', 'sample_std', 'moving_range', 'mad'] = 'std'
+  """Where centre line and sigma come from."""
+
+  flagged_losses: Literal['keep', 'winsorize', 'leave_out'] = 'keep'
+  """What an out-of-control loss leaves in the window: itself, the limit it has
+  passed, or nothing."""
+
+  smoothing: float | None = None
+  """Of ewma (default 0.3) and of the baselines of difference (default 0.5)."""
+
+  limit_width: float = 4.0
+  """Width of ewma's limits, in its own standard deviations."""
+
+  allowance: float = 0.5
+  """Slack of cusum, in sigmas."""
+
+  decision_interval: float = 5.0
+  """Limit of cusum's sums, in sigmas."""
+
+  run_rules: Literal['none', 'western_electric', 'nelson'] = 'none'
+  """Rules on rows of losses besides (shewhart, difference)."""
+
+  restart_after: int | None = None
+  """Begin the chart anew after so many out-of-control losses in a row."""
 
   solver: Literal['gauss-newton', 'gradient-descent'] = 'gauss-newton'
   """What takes the chase steps."""

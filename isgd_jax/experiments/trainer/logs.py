@@ -32,6 +32,8 @@ _FIELD_OF_TOTAL = {
   'num_examples': 'num_examples',
   'num_undecodable': 'num_undecodable',
   'num_undertrained': 'is_undertrained',
+  'num_well_trained': 'is_well_trained',
+  'num_skipped': 'is_skipped',
   'num_chase_steps': 'num_chase_steps',
   'num_chases_reverted': 'is_chase_reverted',
   'num_gradient_evaluations': 'num_gradient_evaluations',

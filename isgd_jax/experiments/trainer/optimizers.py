@@ -1,5 +1,7 @@
 """The optimizer of a training run: base, learning rate, chart, ISGD."""
 
+from typing import Any
+
 import optax
 
 import isgd_jax
@@ -47,6 +49,11 @@ def build_optimizer(
       batches_per_epoch=isgd.window_size or batches_per_cycle,
       chase_learning_rate=isgd.chase_learning_rate,
     )
+  chart = build_chart(isgd, batches_per_cycle)
+  if isgd.method == 'skip':
+    return isgd_jax.skip_out_of_control(base, chart)
+  if isgd.method == 'watch':
+    return isgd_jax.isgd(base, chart, max_chase_steps=0)
   solver = (
     isgd_jax.gauss_newton()
     if isgd.solver == 'gauss-newton'
@@ -54,17 +61,61 @@ def build_optimizer(
   )
   return isgd_jax.isgd(
     base,
-    isgd_jax.shewhart(
-      window_size(isgd, batches_per_cycle),
-      isgd.sigma_multiplier,
-      winsorize=isgd.winsorize,
-    ),
+    chart,
     solver=solver,
     chase_to=isgd.chase_to,
     max_chase_steps=isgd.max_chase_steps,
     conservative_weight=isgd.conservative_weight,
     base_update_when_chasing=isgd.base_update_when_chasing,
   )
+
+
+def build_chart(
+  isgd: IsgdConfig, batches_per_cycle: int
+) -> isgd_jax.ControlChart:
+  """The control chart that a configuration asks for.
+
+  Args:
+    isgd: the options of ISGD.
+    batches_per_cycle: batches in one cycle through the data.
+
+  Returns:
+    The chart.
+
+  Raises:
+    ValueError: naming the argument of `isgd_jax` that cannot be, or charts and
+      rules that do not go together.
+
+  Example:
+    >>> build_chart(IsgdConfig(chart='ewma'), batches_per_cycle=12).kind
+    'ewma'
+  """
+  window: dict[str, Any] = {
+    'window_size': window_size(isgd, batches_per_cycle),
+    'sigma_multiplier': isgd.sigma_multiplier,
+    'sigma_estimator': isgd.sigma_estimator,
+    'flagged_losses': isgd.flagged_losses,
+  }
+  smoothing: dict[str, Any] = (
+    {} if isgd.smoothing is None else {'smoothing': isgd.smoothing}
+  )
+  if isgd.chart == 'difference':
+    chart = isgd_jax.difference_chart(batches_per_cycle, **window, **smoothing)
+  else:
+    chart = isgd_jax.shewhart(**window)
+  if isgd.chart == 'ewma':
+    chart = isgd_jax.ewma(
+      limit_width=isgd.limit_width, reference=chart, **smoothing
+    )
+  elif isgd.chart == 'cusum':
+    chart = isgd_jax.cusum(
+      isgd.allowance, isgd.decision_interval, reference=chart
+    )
+  if isgd.run_rules != 'none':
+    chart = isgd_jax.with_run_rules(chart, isgd.run_rules)
+  if isgd.restart_after is not None:
+    chart = isgd_jax.with_restart(chart, isgd.restart_after)
+  return chart
 
 
 def window_size(isgd: IsgdConfig, batches_per_cycle: int) -> int:

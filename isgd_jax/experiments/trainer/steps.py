@@ -49,6 +49,11 @@ class StepReport(NamedTuple):
     num_chase_steps: chase steps taken.
     final_loss: what a chase left; `loss` where there was none.
     num_gradient_evaluations: spent on this step.
+    lower_limit: the chart's lower limit; as `control_limit`.
+    statistic: what the chart held against its limits; NaN without a chart.
+    is_well_trained: whether the chart found the loss too low.
+    is_skipped: whether the batch was dropped.
+    violated_rules: run rules that the loss violated, bit i for the i-th.
   """
 
   loss: Any
@@ -64,6 +69,11 @@ class StepReport(NamedTuple):
   num_chase_steps: Any
   final_loss: Any
   num_gradient_evaluations: Any
+  lower_limit: Any
+  statistic: Any
+  is_well_trained: Any
+  is_skipped: Any
+  violated_rules: Any
 
 
 class Sums(NamedTuple):
@@ -193,9 +203,12 @@ def unpack(packed: np.ndarray) -> StepReport:
   report = StepReport(*np.asarray(packed).T)
   counts = (
     *('num_examples', 'num_undecodable', 'num_chase_steps'),
-    'num_gradient_evaluations',
+    *('num_gradient_evaluations', 'violated_rules'),
   )
-  flags = ('is_undertrained', 'is_chase_reverted')
+  flags = (
+    *('is_undertrained', 'is_chase_reverted', 'is_well_trained'),
+    'is_skipped',
+  )
   return report._replace(
     **{name: getattr(report, name).astype(np.int64) for name in counts},
     **{name: getattr(report, name).astype(bool) for name in flags},
@@ -271,8 +284,13 @@ def _report(
     num_chase_steps=0,
     final_loss=loss,
     num_gradient_evaluations=1,
+    lower_limit=no_chart,
+    statistic=no_chart,
+    is_well_trained=False,
+    is_skipped=False,
+    violated_rules=0,
   )
-  if isinstance(new_state, isgd_jax.ISGDState):
+  if isinstance(new_state, isgd_jax.ISGDState | isgd_jax.SkipState):
     before = isgd_jax.get_info(old_state).num_gradient_evaluations
     info = isgd_jax.get_info(new_state)
     report = report._replace(
@@ -284,6 +302,11 @@ def _report(
       num_chase_steps=info.num_chase_steps,
       final_loss=info.final_loss,
       num_gradient_evaluations=info.num_gradient_evaluations - before,
+      lower_limit=info.lower_limit,
+      statistic=info.statistic,
+      is_well_trained=info.is_well_trained,
+      is_skipped=info.is_skipped,
+      violated_rules=info.violated_rules,
     )
   return jnp.stack([jnp.asarray(x, jnp.float32) for x in report])
 

@@ -125,7 +125,7 @@ def test_options_come_back_from_the_folder(tmp_path):
   config = TrainConfig(
     model='lenet',
     optimizer=OptimizerConfig(schedule='step', rate_boundaries=(1.0, 2.5)),
-    isgd=IsgdConfig(winsorize=True),
+    isgd=IsgdConfig(flagged_losses='winsorize'),
   )
   folder.save_config(config, tmp_path / 'a' / 'run')
   assert folder.load_config(tmp_path / 'a' / 'run') == config

@@ -112,6 +112,8 @@ def test_totals_go_on_after_a_resumption(tmp_path):
     'num_chases_reverted': 1,
     'num_examples': 23,
     'num_undecodable': 1,
+    'num_well_trained': 0,
+    'num_skipped': 0,
     'num_chase_steps': 7,
     'num_gradient_evaluations': 10,
   }

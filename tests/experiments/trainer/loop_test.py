@@ -364,7 +364,7 @@ def test_the_chart_is_drawn_of_a_run_and_of_a_part_of_it(tmp_path):
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    ({'first_step': 60}, r'no step from 60 to 48 .* has steps 1 to 48'),
+    ({'first_step': 60}, r'no steps between first_step=60 .* has 1 to 48'),
     ({'out': 'chart.bmp'}, 'must end in one of .png, .pdf, .svg'),
   ],
 )
@@ -374,6 +374,34 @@ def test_a_chart_that_cannot_be_drawn_is_explained(
   loop.train(config(), tmp_path)
   with pytest.raises(InputError, match=message):
     command.draw_chart(tmp_path, **arguments)
+
+
+def test_the_cycle_is_drawn_where_there_is_one(tmp_path):
+  loop.train(config(), tmp_path / 'run')
+  with Image.open(command.draw_cycle(tmp_path / 'run')) as picture:
+    assert picture.size == (800, 450)
+  shuffled = config(data=DataConfig(sampling='reshuffle'), epochs=1)
+  loop.train(shuffled, tmp_path / 'shuffled')
+  with pytest.raises(InputError, match='has no cycle'):
+    command.draw_cycle(tmp_path / 'shuffled')
+
+
+@pytest.mark.parametrize(
+  'isgd',
+  [
+    IsgdConfig(method='skip', sigma_multiplier=1.0),
+    IsgdConfig(chart='ewma', limit_width=1.0),
+    IsgdConfig(chart='cusum', decision_interval=1.0),
+    IsgdConfig(chart='difference', sigma_multiplier=1.0, method='watch'),
+    IsgdConfig(run_rules='nelson', restart_after=4),
+  ],
+)
+def test_every_chart_trains_and_is_drawn(tmp_path, isgd):
+  result = loop.train(config(isgd=isgd, epochs=6), tmp_path)
+  totals = result.totals
+  assert totals['num_undertrained'] + totals['num_well_trained'] > 0
+  assert totals['num_skipped'] <= totals['num_undertrained']
+  assert command.draw_chart(tmp_path).is_file()
 
 
 def test_a_chart_needs_a_run_with_a_chart(tmp_path):
