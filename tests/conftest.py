@@ -1,5 +1,7 @@
 """Settings of every test: CPU, strict dtype promotion, one fixed draw."""
 
+import os
+
 import hypothesis
 import jax
 
@@ -10,4 +12,10 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 hypothesis.settings.register_profile(
   'isgd_jax', max_examples=300, deadline=None, derandomize=True
 )
-hypothesis.settings.load_profile('isgd_jax')
+# For further versions, where the first one has drawn them all.
+hypothesis.settings.register_profile(
+  'fewer', max_examples=30, deadline=None, derandomize=True
+)
+hypothesis.settings.load_profile(
+  os.environ.get('HYPOTHESIS_PROFILE', 'isgd_jax')
+)
