@@ -310,7 +310,6 @@ def test_every_option_of_isgd_reaches_it():
     {'chart': 'cusum', 'decision_interval': 2.0},
     {'chart': 'difference', 'sigma_multiplier': 1.0},
     {'run_rules': 'western_electric'},
-    {'restart_after': 1},
     {'method': 'skip'},
     {'solver': 'gradient-descent', 'chase_learning_rate': 0.1},
     {'chase_to': 'limit'},
@@ -322,6 +321,15 @@ def test_every_option_of_isgd_reaches_it():
     params = run(build(**(common | option)), records)[0].params
     is_same = jax.tree.map(lambda a, b: bool((a == b).all()), default, params)
     assert not all(jax.tree.leaves(is_same)), option
+
+
+def test_the_chart_restarts_after_as_many_flags_as_it_is_told():
+  options = {'window_size': 10, 'flagged_losses': 'leave_out'}
+  records = list(drifting_records())
+  _, never = run(build(**options, max_chase_steps=0), records)
+  _, once = run(build(**options, max_chase_steps=0, restart_after=2), records)
+  assert np.isfinite(never.control_limit[10:]).all()
+  assert np.isinf(once.control_limit[32:]).all()
 
 
 def test_text_is_predicted_byte_by_byte():
