@@ -102,14 +102,7 @@ def cusum(
     state: CusumState, loss: jax.typing.ArrayLike
   ) -> tuple[CusumState, ChartReading]:
     reference_state, given = reference.update(state.reference_state, loss)
-    loss = jnp.asarray(loss).astype(given.mean.dtype)
-    is_ready = jnp.isfinite(given.upper_limit)
-    is_new = is_ready & jnp.isfinite(loss)
-    z = jnp.clip(
-      _control_chart.z_score(given, jnp.where(is_new, loss, given.mean)),
-      -clip,
-      clip,
-    )
+    is_ready, is_new, z = _ewma.standardise(given, loss, clip)
     high = jnp.maximum(state.high + z - allowance, 0.0)
     low = jnp.maximum(state.low - z - allowance, 0.0)
     high = jnp.where(is_new, high, state.high)

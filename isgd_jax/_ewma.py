@@ -102,14 +102,7 @@ def ewma(
     state: EwmaState, loss: jax.typing.ArrayLike
   ) -> tuple[EwmaState, ChartReading]:
     reference_state, given = reference.update(state.reference_state, loss)
-    loss = jnp.asarray(loss).astype(given.mean.dtype)
-    is_ready = jnp.isfinite(given.upper_limit)
-    is_new = is_ready & jnp.isfinite(loss)
-    z = jnp.clip(
-      _control_chart.z_score(given, jnp.where(is_new, loss, given.mean)),
-      -clip,
-      clip,
-    )
+    is_ready, is_new, z = standardise(given, loss, clip)
     average = jnp.where(
       is_new, (1 - smoothing) * state.average + smoothing * z, state.average
     )
@@ -148,6 +141,21 @@ def check_reference(name: str, reference: Any) -> None:
       f'are those of single losses, got one of kind {kind!r}. Take '
       'shewhart(...) or fixed_limits(...).'
     )
+
+
+def standardise(
+  given: ChartReading, loss: jax.typing.ArrayLike, clip: float | jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Whether the reference is past Phase I, the loss counts, and the loss.
+
+  The loss is in sigmas from the reference's mean, clipped; 0 if it does not
+  count.
+  """
+  loss = jnp.asarray(loss).astype(given.mean.dtype)
+  is_ready = jnp.isfinite(given.upper_limit)
+  is_new = is_ready & jnp.isfinite(loss)
+  z = _control_chart.z_score(given, jnp.where(is_new, loss, given.mean))
+  return is_ready, is_new, jnp.clip(z, -clip, clip)
 
 
 def read_standardised(
