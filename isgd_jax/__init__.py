@@ -19,6 +19,11 @@ from isgd_jax._difference_chart import DifferenceState
 from isgd_jax._difference_chart import difference_chart
 from isgd_jax._ewma import EwmaState
 from isgd_jax._ewma import ewma
+from isgd_jax._heterogeneous import PaddedShards
+from isgd_jax._heterogeneous import measure_throughputs
+from isgd_jax._heterogeneous import microbatched
+from isgd_jax._heterogeneous import pad_shards
+from isgd_jax._heterogeneous import proportional_shards
 from isgd_jax._info import ISGDInfo
 from isgd_jax._info import get_info
 from isgd_jax._isgd import ISGDState
@@ -50,8 +55,13 @@ __all__ = (
   'skip_out_of_control',
   'watch',
   'get_info',
-  'value_and_grad',
   'scale_by_mean_loss',
+  # Many devices, of equal and unequal speed.
+  'value_and_grad',
+  'proportional_shards',
+  'measure_throughputs',
+  'pad_shards',
+  'microbatched',
   # Control charts.
   'shewhart',
   'fixed_limits',
@@ -73,6 +83,7 @@ __all__ = (
   'ISGDState',
   'SkipState',
   'WatchState',
+  'PaddedShards',
   'ScaleByMeanLossState',
   'WindowState',
   'MovingRangeState',

@@ -160,5 +160,12 @@ def check_same_structure(name: str, tree: Any, params: Any) -> None:
       )
 
 
+def num_parts(sharding: jax.sharding.Sharding) -> int:
+  """How many parts `sharding` cuts the leading axis of an array into."""
+  # Any length that all axes of its mesh divide will do.
+  length = sharding.num_devices
+  return length // sharding.shard_shape((length,))[0]
+
+
 def _is_masked(node: Any) -> bool:
   return isinstance(node, optax.MaskedNode)

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+
+from isgd_jax import _checks
 
 
 def value_and_grad(
@@ -16,15 +19,19 @@ def value_and_grad(
   *,
   axis_name: str | tuple[str, ...] | None = None,
   has_aux: bool = False,
+  shard_weight: jax.typing.ArrayLike | None = None,
 ) -> Callable[..., tuple[Any, Any]]:
   r"""`jax.value_and_grad`, averaged over the devices of a mapped axis.
 
-  With a local loss :math:`\psi_i` on each of :math:`N` devices of `axis_name`,
-  returns on every device
+  With a local loss :math:`\psi_i`, the mean over the :math:`m_i` examples that
+  device i of `axis_name` holds, returns on every device
 
   .. math::
-    \frac{1}{N} \sum_{i=1}^{N} \psi_i(w), \qquad
-    \frac{1}{N} \sum_{i=1}^{N} \nabla \psi_i(w).
+    \frac{\sum_i m_i \psi_i(w)}{\sum_i m_i}, \qquad
+    \frac{\sum_i m_i \nabla \psi_i(w)}{\sum_i m_i},
+
+  the loss and gradient of the global batch. Shares are equal unless
+  `shard_weight` says otherwise.
 
   Right in `jax.shard_map` with `check_vma` on and off, `jax.pmap`, and
   `jax.vmap` with an axis name. `jax.lax.pmean(jax.grad(loss))` is not: under
@@ -32,17 +39,29 @@ def value_and_grad(
   already, and the result is N times too large. Without an axis name this *is*
   `jax.value_and_grad`, also right for a sharded batch under plain `jax.jit`.
 
+  All devices reduce value, gradient and weight together, once.
+
   Args:
     fun: loss of the parameters (a pytree of real floating-point arrays, the
       first argument) on this device's share of the batch; returns a real
-      scalar, or with `has_aux` a pair of it and auxiliary data.
+      scalar, or with `has_aux` a pair of it and auxiliary data. It may use
+      collectives of its own, as BatchNorm across devices does.
     axis_name: name or names of the mapped axis, or None.
     has_aux: whether `fun` returns auxiliary data. It is left as each device
       computed it.
+    shard_weight: this device's :math:`m_i` >= 0, a real scalar of any dtype:
+      the number of examples that `fun` averages over, without padding. A device
+      of weight 0 adds nothing, even if its loss is not a number; if all have
+      weight 0, so is the result. None for equal shares. Without an axis name
+      there is one share, and nothing to weigh.
 
   Returns:
     A function with the arguments of `fun` that returns `(value, gradient)`, or
     `((value, aux), gradient)`; value and gradient are alike on every device.
+
+  Raises:
+    ValueError: from the function, on an axis name that is not bound where it is
+      called; from here, on a weight that is not a real scalar.
 
   Examples:
     >>> import jax, jax.numpy as jnp, isgd_jax
@@ -53,21 +72,89 @@ def value_and_grad(
     >>> value, grad = mapped(2.0, shards)
     >>> print(value, grad)
     [5. 5.] [2.5 2.5]
+
+    Shares of different size, here three examples and one, padded to three:
+
+    >>> def weighted(w, x, mask):
+    ...   loss = lambda w: jnp.sum(mask * x * w) / jnp.sum(mask)
+    ...   return isgd_jax.value_and_grad(
+    ...       loss, axis_name='batch', shard_weight=jnp.sum(mask))(w)
+    >>> mask = jnp.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    >>> mapped = jax.vmap(weighted, in_axes=(None, 0, 0), axis_name='batch')
+    >>> value, _ = mapped(2.0, shards, mask)
+    >>> print(value)  # 2 * (0 + 1 + 2 + 3) / 4
+    [3. 3.]
   """
+  if shard_weight is not None:
+    _checks.check_real_scalar(
+      'shard_weight',
+      shard_weight,
+      "Pass the number of examples in this device's share.",
+    )
   if axis_name is None:
     return jax.value_and_grad(fun, has_aux=has_aux)
 
   def averaged(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    _check_bound(axis_name)
     # Varying parameters have a gradient of the local loss, in every mode.
     params = jax.tree.map(lambda p: _as_varying(p, axis_name), params)
-    result, grad = jax.value_and_grad(fun, has_aux=has_aux)(
-      params, *args, **kwargs
-    )
-    value, aux = result if has_aux else (result, None)
-    value, grad = jax.lax.pmean((value, grad), axis_name)
+
+    def weighted(params):
+      """The local loss, weighted before it is differentiated.
+
+      Where `fun` has collectives, its gradient has a part from other devices,
+      of their weight and not of this one's.
+      """
+      result = fun(params, *args, **kwargs)
+      value, aux = result if has_aux else (result, None)
+      value = jnp.asarray(value)
+      if shard_weight is not None:
+        weight = jnp.asarray(shard_weight).astype(value.dtype)
+        value = jnp.where(weight > 0, weight * value, jnp.zeros_like(value))
+      return value, aux
+
+    (value, aux), grad = jax.value_and_grad(weighted, has_aux=True)(params)
+    if shard_weight is None:
+      value, grad = jax.lax.pmean((value, grad), axis_name)
+    else:
+      value, grad = _weighted_mean(value, grad, shard_weight, axis_name)
     return ((value, aux) if has_aux else value), grad
 
   return averaged
+
+
+def _weighted_mean(
+  value: jax.Array,
+  grad: Any,
+  shard_weight: jax.typing.ArrayLike,
+  axis_name: str | tuple[str, ...],
+) -> tuple[jax.Array, Any]:
+  """Sums of weighted values and gradients over the sum of weights."""
+  # Counts above 256 are not exact in bfloat16.
+  is_wide = jnp.finfo(value.dtype).bits >= 32
+  weight = jnp.asarray(shard_weight).astype(
+    value.dtype if is_wide else jnp.float32
+  )
+  # All padding: 0 times the gradient of a loss that is not a number.
+  grad = jax.tree.map(
+    lambda g: jnp.where((weight > 0) | jnp.isfinite(g), g, jnp.zeros_like(g)),
+    grad,
+  )
+  value, grad, total = jax.lax.psum((value, grad, weight), axis_name)
+  mean = lambda x: x / total.astype(x.dtype)
+  return mean(value), jax.tree.map(mean, grad)
+
+
+def _check_bound(axis_name: str | tuple[str, ...]) -> None:
+  """Raises unless the axis is there to reduce over."""
+  try:
+    jax.lax.axis_size(axis_name)
+  except NameError as error:
+    raise ValueError(
+      f'axis_name {axis_name!r} is not bound here. Call this inside '
+      'jax.shard_map, jax.pmap or jax.vmap over an axis of that name; leave '
+      'axis_name out under plain jax.jit, also with sharded arrays.'
+    ) from error
 
 
 def _as_varying(

@@ -116,9 +116,12 @@ def isgd(
       needed where something earlier in :func:`optax.chain` (clipping, say) has
       changed `updates`. Without it the chase takes `updates` for the gradient,
       and a reverted chase computes it anew, without that change.
+    * ``shard_weight``: this device's share of the batch, as in
+      :func:`value_and_grad`. Needed where `axis_name` is given and the shares
+      are not equal.
 
-    All extra arguments are passed on to the base optimizer, and with them
-    ``chart_reading``, the :class:`ChartReading` of this batch.
+    All extra arguments but the last are passed on to the base optimizer, and
+    with them ``chart_reading``, the :class:`ChartReading` of this batch.
 
   Raises:
     ValueError: from the factory, on an argument out of range; from `init`, on
@@ -273,6 +276,7 @@ def _make(
     value: jax.typing.ArrayLike | None = None,
     value_fn: Callable[..., Any] | None = None,
     grad: optax.Updates | None = None,
+    shard_weight: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, ISGDState]:
     params = _checks.given('params', params, 'Pass the current parameters.')
@@ -325,7 +329,11 @@ def _make(
         loss=loss,
         grad=grad,
         value_and_grad_fn=_value_fn.value_and_grad_fn(
-          value_fn, extra_args, loss.dtype, settings.axis_name
+          value_fn,
+          extra_args,
+          loss.dtype,
+          axis_name=settings.axis_name,
+          shard_weight=shard_weight,
         ),
         is_undertrained=reading.is_above,
         target=reading.mean if is_to_mean else reading.upper_limit,

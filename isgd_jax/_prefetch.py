@@ -261,11 +261,25 @@ class _DevicePut:
   def _put(self, arrays: Any) -> Any:
     """The arrays as JAX arrays, global ones if the sharding spans processes."""
     sharding = self._sharding
-    if sharding is None or sharding.is_fully_addressable:
+    if sharding is None:
+      return jax.device_put(arrays)
+    num_parts = _checks.num_parts(sharding)
+    count = 1 if sharding.is_fully_addressable else jax.process_count()
+    for leaf in jax.tree.leaves(arrays):
+      size = count * np.shape(leaf)[0]
+      if size % num_parts:
+        lower = size // num_parts * num_parts
+        sizes = [str(s) for s in (lower, lower + num_parts) if s]
+        raise ValueError(
+          f'A batch of {size} cannot be cut into {num_parts} equal parts, as '
+          f'{sharding} wants. Use a batch_size of {" or ".join(sizes)}; with '
+          "last_batch='short' the last batch of an epoch has another size."
+        )
+    if sharding.is_fully_addressable:
       return jax.device_put(arrays, sharding)
 
     def make_global(local: np.ndarray) -> jax.Array:
-      shape = (jax.process_count() * local.shape[0], *local.shape[1:])
+      shape = (count * local.shape[0], *local.shape[1:])
       return jax.make_array_from_process_local_data(sharding, local, shape)
 
     return jax.tree.map(make_global, arrays)

@@ -74,13 +74,17 @@ def value_and_grad_fn(
   value_fn: Callable[..., jax.Array],
   extra_args: dict[str, Any],
   dtype: Any,
+  *,
   axis_name: str | tuple[str, ...] | None,
+  shard_weight: jax.typing.ArrayLike | None,
 ) -> Callable[[optax.Params], tuple[jax.Array, optax.Updates]]:
   """Evaluates the batch again, with the extra arguments of its own name."""
   names = inspect.signature(value_fn).parameters
   kwargs = {name: arg for name, arg in extra_args.items() if name in names}
   evaluate = _data_parallel.value_and_grad(
-    lambda params: value_fn(params, **kwargs), axis_name=axis_name
+    lambda params: value_fn(params, **kwargs),
+    axis_name=axis_name,
+    shard_weight=shard_weight,
   )
 
   def evaluate_in(params):
