@@ -27,6 +27,7 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/step_cost.py --out benchmarks/step_cost.jsonl
 	$(BIN)/python benchmarks/chart_cost.py --out benchmarks/chart_cost.jsonl
+	$(BIN)/python benchmarks/data_parallel_cost.py --out benchmarks/data_parallel_cost.jsonl
 	$(BIN)/python benchmarks/training_run.py --out benchmarks/training_run.jsonl
 
 clean:

@@ -1,129 +1,125 @@
-"""One device against eight, in every way JAX maps over devices.
+"""Value and gradient over a device axis, on one device.
 
-In a process of its own: the number of CPU devices is set once, before JAX is
-first used.
+`tests/many_devices/` has what needs several.
 """
-
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
 import isgd_jax
 
-PROGRAM = textwrap.dedent("""
-  import sys
-  import jax
-  jax.config.update('jax_platforms', 'cpu')
-  jax.config.update('jax_num_cpu_devices', 8)
-  import jax.numpy as jnp
-  import numpy as np
-  import optax
-  import isgd_jax
 
-  mode = sys.argv[1]
-  mesh = jax.make_mesh((8,), ('d',), axis_types=(jax.sharding.AxisType.Auto,))
-  P = jax.sharding.PartitionSpec
+def mapped(fun, *args, has_aux=False, weights=None):
+  """`value_and_grad(fun)` over the lanes of a vmap, at w = 3."""
 
-  def loss_fn(params, batch):
-    x, y = batch
-    return jnp.mean(jnp.square(jnp.tanh(x @ params['w']) @ params['v'] - y))
+  def lane(weight, *args):
+    return isgd_jax.value_and_grad(
+      fun,
+      axis_name='lane',
+      has_aux=has_aux,
+      shard_weight=None if weights is None else weight,
+    )(3.0, *args)
 
-  def make(axis_name):
-    optimizer = isgd_jax.isgd(
-        optax.sgd(0.02, momentum=0.9), isgd_jax.shewhart(6, 1.5),
-        axis_name=axis_name)
-    def step(params, state, batch):
-      loss, grads = isgd_jax.value_and_grad(loss_fn, axis_name=axis_name)(
-          params, batch)
-      updates, state = optimizer.update(
-          grads, state, params, value=loss,
-          value_fn=lambda p: loss_fn(p, batch))
-      return optax.apply_updates(params, updates), state
-    return optimizer, step
-
-  optimizer, single = make(None)
-  single = jax.jit(single)
-  _, mapped = make('d')
-  if mode.startswith('shard_map'):
-    parallel = jax.jit(jax.shard_map(
-        mapped, mesh=mesh, in_specs=(P(), P(), P('d')), out_specs=(P(), P()),
-        check_vma=mode.endswith('True')))
-  elif mode == 'jit':
-    sharding = jax.sharding.NamedSharding(mesh, P('d'))
-    parallel = lambda params, state, batch: single(
-        params, state, jax.device_put(batch, sharding))
-  else:
-    transform = {'pmap': jax.pmap, 'vmap': jax.vmap}[mode]
-    stacked = jax.jit(transform(mapped, axis_name='d'))
-    if mode == 'pmap':
-      stacked = transform(mapped, axis_name='d')
-    def parallel(params, state, batch):
-      stack = lambda tree: jax.tree.map(lambda x: jnp.stack([x] * 8), tree)
-      shards = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
-      out = jax.device_get(stacked(stack(params), stack(state), shards))
-      for leaf in jax.tree.leaves(out):  # Replicas never part.
-        assert np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
-      return jax.tree.map(lambda x: x[0], out)
-
-  params = {'w': jax.random.normal(jax.random.key(0), (3, 4)),
-            'v': jnp.ones(4)}
-  state = optimizer.init(params)
-  num_chases = straddles = 0
-  for i in range(60):
-    x = jax.random.normal(jax.random.key(i), (64, 3))
-    scale = 1.0 + 3.0 * (i % 9 == 8)
-    y = scale * x[:, 0] * jnp.linspace(0.2, 2.0, 64)  # Shards differ.
-    batch = (x, y)
-    expected_params, expected = single(params, state, batch)
-    got_params, got = parallel(params, state, batch)
-    for a, b in zip(jax.tree.leaves((expected_params, expected)),
-                    jax.tree.leaves((got_params, got)), strict=True):
-      np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
-    info = isgd_jax.get_info(expected)
-    limit = float(info.control_limit)
-    local = [float(loss_fn(params, (x[s], y[s])))
-             for s in (slice(8 * d, 8 * d + 8) for d in range(8))]
-    straddles += min(local) < limit < max(local)
-    num_chases += bool(info.is_undertrained)
-    params, state = expected_params, expected
-  assert num_chases >= 5, num_chases
-  assert straddles >= 5, straddles
-  print('alike in', num_chases, 'chases')
-""")
+  size = len(args[0])
+  weights = jnp.ones(size) if weights is None else jnp.asarray(weights)
+  return jax.vmap(lane, axis_name='lane')(weights, *args)
 
 
-@pytest.mark.parametrize(
-  'mode', ['shard_map True', 'shard_map False', 'pmap', 'vmap', 'jit']
-)
-def test_eight_devices_do_what_one_does(mode):
-  """Step by step from one state, local losses on both sides of the limit."""
-  result = subprocess.run(
-    [sys.executable, '-c', PROGRAM, mode.replace(' ', '_')],
-    capture_output=True,
-    text=True,
-    timeout=240,
-    check=False,
-  )
-  assert result.returncode == 0, result.stderr[-3000:]
-  assert 'alike in' in result.stdout
+def test_aux_of_each_lane_is_kept_and_the_rest_averaged():
+  def fun(w, x):
+    return jnp.mean(w * x**2), x.sum()
 
-
-def test_value_and_grad_keeps_aux_of_each_lane_and_averages_the_rest():
-  def fun(w, x, *, power):
-    return jnp.mean(w * x**power), x.sum()
-
-  mapped = jax.vmap(
-    lambda w, x: isgd_jax.value_and_grad(fun, axis_name='lane', has_aux=True)(
-      w, x, power=2
-    ),
-    in_axes=(None, 0),
-    axis_name='lane',
-  )
-  (value, aux), grad = mapped(3.0, jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+  x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  (value, aux), grad = mapped(fun, x, has_aux=True)
   assert value.tolist() == [22.5, 22.5]
   assert grad.tolist() == [7.5, 7.5]
   assert aux.tolist() == [3.0, 7.0]
+  (value, aux), grad = mapped(fun, x, has_aux=True, weights=[3, 1])
+  assert value.tolist() == [15.0, 15.0]
+  assert grad.tolist() == [5.0, 5.0]
+  assert aux.tolist() == [3.0, 7.0]
+
+
+@pytest.mark.parametrize('dtype', ['int32', 'float32', 'bfloat16'])
+def test_weights_of_any_dtype_are_exact(dtype):
+  weights = jnp.array([250, 6, 0], dtype)
+  x = jnp.array([1.0, 2.0, jnp.nan])
+  value, grad = mapped(lambda w, x: w * x, x, weights=weights)
+  np.testing.assert_allclose(value, 3 * (250 + 12) / 256, rtol=1e-6)
+  np.testing.assert_allclose(grad, (250 + 12) / 256, rtol=1e-6)
+
+
+def test_no_examples_at_all_are_no_loss():
+  value, _ = mapped(lambda w, x: w * x, jnp.ones(2), weights=[0.0, 0.0])
+  assert np.isnan(value).all()
+
+
+@pytest.mark.parametrize('weights', [None, [1.0, 2.0, 5.0], [0.0, 1.0, 1.0]])
+def test_what_a_loss_takes_from_other_devices_is_differentiated(weights):
+  """With BatchNorm, a device's parameters act on the losses of all."""
+
+  def fun(w, x):
+    return x * jax.lax.pmean(w * x**2, 'lane')
+
+  x = jnp.array([1.0, 2.0, 4.0])
+  value, grad = mapped(fun, x, weights=weights)
+  mean_of_squares = 7.0
+  expected = np.average(x, weights=weights) * mean_of_squares
+  np.testing.assert_allclose(grad, expected, rtol=1e-6)
+  np.testing.assert_allclose(value, 3 * expected, rtol=1e-6)
+
+
+def test_the_dtype_of_a_narrow_loss_stays():
+  def fun(w, x):
+    return (w * x).astype(jnp.bfloat16)
+
+  value, grad = mapped(fun, jnp.ones(2), weights=[3.0, 1.0])
+  assert value.dtype == jnp.bfloat16
+  assert grad.dtype == jnp.float32
+
+
+def test_without_an_axis_there_is_one_share():
+  fun = lambda w, x: w * x
+  value, grad = isgd_jax.value_and_grad(fun, shard_weight=7.0)(3.0, 2.0)
+  assert (float(value), float(grad)) == (6.0, 2.0)
+
+
+@pytest.mark.parametrize('axis_name', ['lane', ('lane', 'row')])
+def test_an_axis_that_is_not_bound(axis_name):
+  step = isgd_jax.value_and_grad(lambda w: w**2, axis_name=axis_name)
+  message = r"axis_name .*'lane'.* is not bound here\. Call this inside"
+  with pytest.raises(ValueError, match=message):
+    step(3.0)
+  with pytest.raises(ValueError, match=message):
+    jax.jit(step)(3.0)
+
+
+def test_isgd_names_an_axis_that_is_not_bound():
+  optimizer = isgd_jax.isgd(
+    optax.sgd(0.1), isgd_jax.shewhart(20), axis_name='devices'
+  )
+  params = jnp.ones(3)
+  with pytest.raises(ValueError, match="axis_name 'devices' is not bound here"):
+    optimizer.update(
+      params,
+      optimizer.init(params),
+      params,
+      value=jnp.float32(1.0),
+      value_fn=lambda p: jnp.sum(p**2),
+    )
+
+
+@pytest.mark.parametrize(
+  ('weight', 'message'),
+  [
+    (np.ones(2), r'shard_weight must be a real scalar, got float\d+\[2\]'),
+    ('3', r"shard_weight must be a real scalar, got '3' of type str"),
+    (1j, r'shard_weight must be a real scalar, got 1j of type complex'),
+  ],
+)
+def test_a_weight_that_cannot_be(weight, message):
+  with pytest.raises(ValueError, match=message):
+    isgd_jax.value_and_grad(jnp.sum, axis_name='d', shard_weight=weight)

@@ -88,7 +88,7 @@ def test_every_step_is_that_of_one_device(mode, is_masked):
   params = initial_params()
   state = optimizer.init(params)
   num_chases = num_straddles = 0
-  for i in range(NUM_STEPS // 2 if is_masked else NUM_STEPS):
+  for i in range(60 if is_masked else NUM_STEPS):
     batch = batch_at(i, is_masked=is_masked)
     expected = single(params, state, batch)
     got = eight(params, state, batch)
@@ -99,8 +99,8 @@ def test_every_step_is_that_of_one_device(mode, is_masked):
       num_straddles += min(local) < float(info.control_limit) < max(local)
     num_chases += int(info.num_chase_steps) > 0
     params, state = expected
-  assert num_chases >= 10, num_chases
-  assert num_straddles >= 5, num_straddles
+  assert num_chases >= 5, num_chases
+  assert num_straddles >= 3, num_straddles
 
 
 @pytest.mark.parametrize('mode', mapping.MODES)
