@@ -182,7 +182,7 @@ def _join(devices: DevicesConfig) -> None:
         shutdown_timeout_seconds=devices.peer_timeout,
       )
     except (RuntimeError, ValueError) as error:
-      reason = ' '.join(str(error).split())[:_LONGEST_REASON]
+      reason = ' '.join(str(error).split())[:_LONGEST_REASON].rstrip('.')
       if devices.distributed:
         raise InputError(
           f'--distributed finds no cluster to join: {reason}. Start the run '

@@ -144,8 +144,6 @@ def _train(
   with contextlib.ExitStack() as stack:
     with processes.agreeing():
       plan = make_plan(config, out, resume, devices)
-      if processes.is_first:
-        stack.enter_context(folder.locked(out))
     facts = plan.facts
     hardware = plan.placement.facts()
     processes.check_alike(
@@ -155,6 +153,9 @@ def _train(
         'version of': folder.here_and_now()['versions'],
       }
     )
+    with processes.agreeing():
+      if processes.is_first:
+        stack.enter_context(folder.locked(out))
     processes.check_folder_is_shared(out)
     say(describe(config, plan))
     if resume:
