@@ -46,14 +46,14 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 {RUN}
 """
 CONFIG = TrainConfig(
-  data=DataConfig(batch_size=32),
+  data=DataConfig(batch_size=16),
   optimizer=OptimizerConfig(learning_rate=0.1),
-  isgd=IsgdConfig(window_size=8, sigma_multiplier=1.0),
+  isgd=IsgdConfig(window_size=8, sigma_multiplier=0.5),
   steps=30,
 )
 OPTIONS = (
-  *('--batch-size', '32', '--learning-rate', '0.1', '--window-size', '8'),
-  *('--sigma-multiplier', '1.0'),
+  *('--batch-size', '16', '--learning-rate', '0.1', '--window-size', '8'),
+  *('--sigma-multiplier', '0.5'),
 )
 ENDLESS = (*OPTIONS, '--steps', '1000000', '--checkpoint-every', '50')
 
