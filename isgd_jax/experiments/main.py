@@ -18,8 +18,8 @@ from isgd_jax.experiments._errors import missing_extra
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BAD_INPUT = 2
 _FAILED = 1
-# The other processes lose their coordinator with process 0: first they may say
-# what they have to say.
+# JAX ends the others when it loses process 0: first they may say what they have
+# to say. (Which process this is cannot be asked here: JAX might wait for them.)
 _SECONDS_TO_LAST_WORDS = 2.0
 
 
@@ -87,6 +87,5 @@ def _leave_the_others(code: int) -> NoReturn:
   """Ends a process of several that fails alone, without waiting for them."""
   sys.stdout.flush()
   sys.stderr.flush()
-  if jax.process_index() == 0:
-    time.sleep(_SECONDS_TO_LAST_WORDS)
+  time.sleep(_SECONDS_TO_LAST_WORDS)
   os._exit(code)

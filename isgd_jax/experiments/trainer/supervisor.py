@@ -31,7 +31,7 @@ def is_supervised() -> bool:
     >>> is_supervised()
     False
   """
-  return _VARIABLE in os.environ
+  return _socket is not None
 
 
 def supervise() -> int:
@@ -88,9 +88,11 @@ def start() -> None:
     >>> start()
   """
   global _socket
-  if not is_supervised():
+  # What this process starts in its turn is not the supervisor's.
+  number = os.environ.pop(_VARIABLE, None)
+  if number is None:
     return
-  _socket = socket.socket(fileno=int(os.environ[_VARIABLE]))
+  _socket = socket.socket(fileno=int(number))
   threading.Thread(target=_end_with, args=[_socket], daemon=True).start()
 
 
