@@ -85,6 +85,9 @@ def _exit(code: int, message: str) -> NoReturn:
 
 def _leave_the_others(code: int) -> NoReturn:
   """Ends a process of several that fails alone, without waiting for them."""
+  from isgd_jax.experiments.trainer import supervisor
+
+  supervisor.say_on_abort(code, '')
   sys.stdout.flush()
   sys.stderr.flush()
   time.sleep(_SECONDS_TO_LAST_WORDS)

@@ -174,7 +174,7 @@ def say_what_changed(
   Example:
     >>> now = here_and_now({'num_devices': 8, 'num_processes': 2})
     >>> then = here_and_now({'num_devices': 1})
-    >>> say_what_changed(then, now, lambda text: print(text[-42:]))
+    >>> say_what_changed(then, now, lambda text: print(text[57:]))
     num_devices 1 -> 8, num_processes 1 -> 2
   """
   # Runs of an earlier version do not say that they had one process.

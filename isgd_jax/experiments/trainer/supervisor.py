@@ -68,14 +68,13 @@ def supervise() -> int:
   code = child.wait()
   if code >= 0:
     return code
-  exit_code, message = 128 - code, ''
-  if -code == signal.SIGABRT:
-    exit_code, message = _last_words(here) or (exit_code, '')
   name = signal.Signals(-code).name
-  print(
-    f'isgd-jax: {message or f"error: {name} ended the process"}',
-    file=sys.stderr,
-  )
+  words = 128 - code, f'error: {name} ended the process'
+  if -code == signal.SIGABRT:
+    words = _last_words(here) or words
+  exit_code, message = words
+  if message:
+    print(f'isgd-jax: {message}', file=sys.stderr)
   return exit_code
 
 
@@ -101,7 +100,7 @@ def say_on_abort(exit_code: int, message: str) -> None:
 
   Args:
     exit_code: to end with.
-    message: to print.
+    message: to print; empty where the process has said it all.
 
   Example:
     >>> say_on_abort(76, 'error: another process is gone')
