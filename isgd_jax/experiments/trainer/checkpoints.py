@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import OutputError
-from isgd_jax.experiments._errors import ProcessLost
+from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments.trainer.checks import check_same_run
 from isgd_jax.experiments.trainer.config import TrainConfig
 
@@ -71,8 +71,13 @@ class Checkpoints:
     return self
 
   def __exit__(self, *exception: object) -> None:
-    if isinstance(exception[1], ProcessLost):
-      # A save that is under way waits for the one that is gone.
+    error = exception[1]
+    if (
+      error is not None
+      and jax.process_count() > 1
+      and not isinstance(error, RunStopped)
+    ):
+      # A save under way may wait in vain, for a process that is gone or failed.
       return
     # What stopped the run is the better message of the two.
     with contextlib.suppress(Exception) if exception[0] else _nothing():

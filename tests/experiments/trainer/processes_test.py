@@ -187,7 +187,7 @@ def test_four_processes_have_one_result(tmp_path):
   ) as run:
     codes, printed, err = run.finish()
   assert codes == [0] * 4, err
-  results = [json.loads(text) for text in printed]
+  results = [json.loads(text.splitlines()[-1]) for text in printed]
   assert results[0] == results[1] == results[2] == results[3]
   assert results[0][0] == results[0][-1]['num_steps'] == 50
 
