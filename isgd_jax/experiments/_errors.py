@@ -71,6 +71,29 @@ class RunStopped(Exception):
     self.exit_code = 130 if signum == signal.SIGINT else 75
 
 
+class ProcessLost(Exception):
+  """Another process of the run died, or cannot be reached any more.
+
+  Attributes:
+    exit_code: that the process ends with: 76, `EX_PROTOCOL` of sysexits.h.
+  """
+
+  exit_code = 76
+
+  def __init__(self, reason: str, out: str | os.PathLike[str]):
+    """Words the message.
+
+    Args:
+      reason: what is known of it.
+      out: the run's folder.
+    """
+    super().__init__(
+      f'another process of the run ended or cannot be reached: {reason}. '
+      'What it has printed says why; carry on from the last checkpoint, in all '
+      f'processes, with --resume --out {shlex.quote(os.fspath(out))}'
+    )
+
+
 def check_name(kind: str, name: str, valid_names: Iterable[str]) -> str:
   """Returns `name` if it is valid, and otherwise says which names are near.
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.trainer.config import TrainConfig
+from isgd_jax.experiments.trainer.devices import DevicesConfig
 
 try:
   import tyro
@@ -74,11 +75,16 @@ class Train:
   files, checkpoints, and at the end a picture of the control chart. SIGTERM and
   Ctrl-C save a checkpoint and end with the exit codes 75 and 130. `isgd-jax
   train --resume --out RUN` carries a run on, after them or after any other
-  death, as if it had never stopped.
+  death, as if it had never stopped. On several devices each has its share of
+  every batch; in several processes, start this command once for each.
   """
 
   config: tyro.conf.OmitArgPrefixes[TrainConfig] = dataclasses.field(
     default_factory=TrainConfig
+  )
+
+  devices: tyro.conf.OmitArgPrefixes[DevicesConfig] = dataclasses.field(
+    default_factory=DevicesConfig
   )
 
   out: str = 'isgd-run'
@@ -93,7 +99,7 @@ class Train:
     """Trains, and prints what came of it."""
     from isgd_jax.experiments.trainer import command
 
-    command.run(self.config, self.out, resume=self.resume)
+    command.run(self.config, self.out, resume=self.resume, devices=self.devices)
 
 
 @dataclasses.dataclass(frozen=True)

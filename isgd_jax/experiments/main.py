@@ -1,17 +1,26 @@
 """The console script `isgd-jax`: runs a subcommand, explains what fails."""
 
 from collections.abc import Sequence
+import os
 import sys
+import time
+import traceback
 from typing import NoReturn
+
+import jax
 
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import OutputError
+from isgd_jax.experiments._errors import ProcessLost
 from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments._errors import missing_extra
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BAD_INPUT = 2
 _FAILED = 1
+# JAX ends the others when it loses process 0: first they may say what they have
+# to say. (Which process this is cannot be asked here: JAX might wait for them.)
+_SECONDS_TO_LAST_WORDS = 2.0
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -19,7 +28,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
   Ends the process: with 0 when all went well, 2 on input that is not valid
   (unknown names, folders that cannot be written), 130 on Ctrl-C, 75 after a
-  SIGTERM on which a run was saved, 1 on a missing package.
+  SIGTERM on which a run was saved, 76 where a run lost one of its processes, 1
+  on a missing package.
 
   Args:
     args: the command line without the program's name; None takes `sys.argv`.
@@ -32,23 +42,53 @@ def main(args: Sequence[str] | None = None) -> None:
   """
   try:
     from isgd_jax.experiments import command_line
+    from isgd_jax.experiments.trainer import supervisor
 
-    command_line.parse(args)()
+    supervisor.start()
+    command = command_line.parse(args)
+    if (
+      args is None
+      and isinstance(command, command_line.Train)
+      and command.devices.has_peers
+      and not supervisor.is_supervised()
+    ):
+      raise SystemExit(supervisor.supervise())
+    command()
   except KeyboardInterrupt as error:
     _exit(
       _INTERRUPTED, f'interrupted: {error}' if error.args else 'interrupted'
     )
   except RunStopped as error:
     _exit(error.exit_code, str(error))
+  except ProcessLost as error:
+    _exit(error.exit_code, f'error: {error}')
   except ModuleNotFoundError as error:
     _exit(_FAILED, f'error: {missing_extra(str(error.name))}')
   except ImportError as error:
     _exit(_FAILED, f'error: {error}')
   except (InputError, OutputError) as error:
     _exit(_BAD_INPUT, f'error: {error}')
+  except Exception:
+    if not jax.distributed.is_initialized():
+      raise
+    traceback.print_exc()
+    _leave_the_others(_FAILED)
 
 
 def _exit(code: int, message: str) -> NoReturn:
   """Ends the process with one line on stderr."""
   print(f'isgd-jax: {message}', file=sys.stderr)
+  if jax.distributed.is_initialized():
+    _leave_the_others(code)
   raise SystemExit(code)
+
+
+def _leave_the_others(code: int) -> NoReturn:
+  """Ends a process of several that fails alone, without waiting for them."""
+  from isgd_jax.experiments.trainer import supervisor
+
+  supervisor.say_on_abort(code, '')
+  sys.stdout.flush()
+  sys.stderr.flush()
+  time.sleep(_SECONDS_TO_LAST_WORDS)
+  os._exit(code)

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import OutputError
+from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments.trainer.checks import check_same_run
 from isgd_jax.experiments.trainer.config import TrainConfig
 
@@ -26,7 +27,7 @@ class Checkpoints:
 
   Saving copies the state and returns; the files are written in the background,
   under another name until they are complete. Use it as a context, which waits
-  for them.
+  for them. Of several processes all save and restore, in the same folder.
 
   Attributes:
     folder: where they are.
@@ -70,6 +71,14 @@ class Checkpoints:
     return self
 
   def __exit__(self, *exception: object) -> None:
+    error = exception[1]
+    if (
+      error is not None
+      and jax.process_count() > 1
+      and not isinstance(error, RunStopped)
+    ):
+      # A save under way may wait in vain, for a process that is gone or failed.
+      return
     # What stopped the run is the better message of the two.
     with contextlib.suppress(Exception) if exception[0] else _nothing():
       self.wait()
@@ -137,6 +146,7 @@ class Checkpoints:
     template: Any,
     config: TrainConfig,
     data: Mapping[str, Any] | None = None,
+    sharding: jax.sharding.Sharding | None = None,
   ) -> tuple[int, Any]:
     """Restores the newest checkpoint.
 
@@ -144,9 +154,10 @@ class Checkpoints:
       template: a state of the same structure, shapes and dtypes.
       config: of the run that carries on.
       data: what tells its data from others.
+      sharding: of every array of the state; None for JAX's default device.
 
     Returns:
-      The number of steps done, and the state, on JAX's default device.
+      The number of steps done, and the state.
 
     Raises:
       InputError: there is no checkpoint, it was made with other options or data
@@ -168,7 +179,7 @@ class Checkpoints:
       'its network or optimizer', source, _kinds(target), meta['state']
     )
     # Here, wherever it was: a checkpoint outlives the device it came from.
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target
     )

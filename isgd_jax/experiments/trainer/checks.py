@@ -214,7 +214,7 @@ def check_same_run(
   if config.optimizer.schedule == 'cosine':
     free = free - _LENGTH
   differences = [
-    f'--{_option(name)} was {then.get(name)!r}, is now {now.get(name)!r}'
+    f'--{option_name(name)} was {then.get(name)!r}, is now {now.get(name)!r}'
     for name in sorted(now.keys() | then.keys())
     if name not in free and now.get(name) != then.get(name)
   ]
@@ -226,6 +226,17 @@ def check_same_run(
     )
 
 
-def _option(name: str) -> str:
-  """The command-line option of a dotted name."""
+def option_name(name: str) -> str:
+  """The command-line option of a dotted name.
+
+  Args:
+    name: as in `flatten`.
+
+  Returns:
+    The option without its dashes.
+
+  Example:
+    >>> option_name('data.batch_size')
+    'batch-size'
+  """
   return name.rpartition('.')[2].replace('_', '-')

@@ -4,6 +4,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
+import jax
 import numpy as np
 
 from isgd_jax import plotting
@@ -15,6 +16,7 @@ from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer import loop
 from isgd_jax.experiments.trainer.config import TrainConfig
+from isgd_jax.experiments.trainer.devices import DevicesConfig
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -31,19 +33,28 @@ _DEFAULT_NUM_STEPS = 2000
 _ENDINGS = ('.png', '.pdf', '.svg')
 
 
-def run(config: TrainConfig, out: str, *, resume: bool) -> None:
+def run(
+  config: TrainConfig, out: str, *, resume: bool, devices: DevicesConfig
+) -> None:
   """Trains, and prints the options and what came of it.
+
+  Of several processes the first one alone prints and draws.
 
   Args:
     config: the run.
     out: its folder.
     resume: carry on the run in `out`.
+    devices: where it computes.
 
   Raises:
     Exception: as `loop.train`.
   """
   # Above the progress bar, where there is one.
-  result = loop.train(config, out, resume=resume, say=tqdm.tqdm.write)
+  result = loop.train(
+    config, out, resume=resume, devices=devices, say=tqdm.tqdm.write
+  )
+  if jax.process_index() != 0:
+    return
   print(summary(config, result))
   if config.isgd.method != 'base':
     print(f'Control chart: {draw_chart(out)}')

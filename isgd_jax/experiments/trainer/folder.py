@@ -1,6 +1,6 @@
 """The folder of a run: what is in it, and whose run it is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import json
@@ -90,7 +90,11 @@ def locked(out: str | os.PathLike[str]) -> Iterator[None]:
     yield
 
 
-def save_config(config: TrainConfig, out: str | os.PathLike[str]) -> None:
+def save_config(
+  config: TrainConfig,
+  out: str | os.PathLike[str],
+  placement: Mapping[str, int] | None = None,
+) -> None:
   """Writes the options of a run into its folder, which is made if missing.
 
   The hardware and versions beside them stay those that the run began with.
@@ -98,21 +102,25 @@ def save_config(config: TrainConfig, out: str | os.PathLike[str]) -> None:
   Args:
     config: the run.
     out: its folder.
+    placement: facts of the hardware besides: devices and processes in use.
 
   Raises:
     OutputError: it cannot be written.
   """
-  record = {'config': dataclasses.asdict(config), **made_with(out)}
+  record = {'config': dataclasses.asdict(config), **made_with(out, placement)}
   text = json.dumps(record, indent=2) + '\n'
   path = prepare_output_folder(out) / CONFIG
   replace_file(path, lambda new: new.write_text(text))
 
 
-def made_with(out: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+def made_with(
+  out: str | os.PathLike[str], placement: Mapping[str, int] | None = None
+) -> dict[str, dict[str, Any]]:
   """The hardware and versions that the run in a folder began with.
 
   Args:
     out: the folder.
+    placement: facts of the hardware besides, where there is no run.
 
   Returns:
     As `results.environment`; those of this process where there is no run.
@@ -123,12 +131,65 @@ def made_with(out: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     ['hardware', 'versions']
   """
   path = pathlib.Path(out) / CONFIG
-  here = environment()
+  here = here_and_now(placement)
   try:
     saved = json.loads(path.read_text())
     return {name: dict(saved[name]) for name in here}
   except (OSError, ValueError, KeyError, TypeError):
     return here
+
+
+def here_and_now(
+  placement: Mapping[str, int] | None = None,
+) -> dict[str, dict[str, Any]]:
+  """The hardware and versions of this process.
+
+  Args:
+    placement: facts of the hardware besides: devices and processes in use.
+
+  Returns:
+    As `results.environment`.
+
+  Example:
+    >>> here_and_now({'num_processes': 2})['hardware']['num_processes']
+    2
+  """
+  here = environment()
+  here['hardware'] |= placement or {}
+  return here
+
+
+def say_what_changed(
+  then: Mapping[str, Mapping[str, Any]],
+  now: Mapping[str, Mapping[str, Any]],
+  say: Callable[[str], None],
+) -> None:
+  """Warns where hardware or versions are not those a run began with.
+
+  Args:
+    then: as `made_with`.
+    now: as `here_and_now`.
+    say: called with the warning, if there is one.
+
+  Example:
+    >>> now = here_and_now({'num_devices': 8, 'num_processes': 2})
+    >>> then = here_and_now({'num_devices': 1})
+    >>> say_what_changed(then, now, lambda text: print(text[57:]))
+    num_devices 1 -> 8, num_processes 1 -> 2
+  """
+  # Runs of an earlier version do not say that they had one process.
+  then = {**then, 'hardware': {'num_processes': 1, **then['hardware']}}
+  changes = [
+    f'{name} {then[part].get(name)} -> {value}'
+    for part in ('versions', 'hardware')
+    for name, value in now[part].items()
+    if then[part].get(name) != value
+  ]
+  if changes:
+    say(
+      'The run began elsewhere, and will not go on bit for bit: '
+      + ', '.join(changes)
+    )
 
 
 def load_config(out: str | os.PathLike[str]) -> TrainConfig:

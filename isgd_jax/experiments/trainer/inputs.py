@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -144,13 +145,16 @@ def train_cycle(
 
 
 def test_batches(
-  config: TrainConfig, dataset: datasets.Dataset
+  config: TrainConfig,
+  dataset: datasets.Dataset,
+  sharding: jax.sharding.Sharding | None = None,
 ) -> sampling.PrefetchIterator:
   """The test data, once, with weights that are 0 on padding.
 
   Args:
     config: the run.
     dataset: its data set.
+    sharding: of the batches; None for JAX's default device.
 
   Returns:
     The batches.
@@ -162,17 +166,27 @@ def test_batches(
     360
   """
   transform = dataset.test_transform
+  num_examples = len(dataset.test)
+  # All of a test set that is smaller than a batch: each process takes its rows
+  # when it has been filled up for the devices.
+  is_one_batch = num_examples < config.data.batch_size
   cycle = sampling.fixed_cycle(
     dataset.test,
-    min(config.data.batch_size, len(dataset.test)),
+    min(config.data.batch_size, num_examples),
     seed=config.seed,
     num_epochs=1,
     last_batch='pad',
+    process_index=0 if is_one_batch else None,
+    process_count=1 if is_one_batch else None,
     transform=(
       None if transform is None else functools.partial(_without_rng, transform)
     ),
   )
-  return prefetch(cycle, config, dataset.test, start=0)
+  if is_one_batch and sharding is not None:
+    num_devices = len(sharding.device_set)
+    num_rows = -(-num_examples // num_devices) * num_devices
+    cycle = cycle.map(functools.partial(_own_rows, num_rows=num_rows))
+  return prefetch(cycle, config, dataset.test, start=0, sharding=sharding)
 
 
 def prefetch(
@@ -180,6 +194,7 @@ def prefetch(
   config: TrainConfig,
   source: datasets.Source,
   start: int,
+  sharding: jax.sharding.Sharding | None = None,
 ) -> sampling.PrefetchIterator:
   """Reads batches ahead, with as many threads as their source is slow.
 
@@ -188,9 +203,10 @@ def prefetch(
     config: the run.
     source: what the batches are read from.
     start: step of the first batch.
+    sharding: of the batches; None for JAX's default device.
 
   Returns:
-    The batches, on the device.
+    The batches, on the devices.
 
   Example:
     >>> config = TrainConfig()
@@ -204,9 +220,22 @@ def prefetch(
   return sampling.prefetch(
     cycle,
     start=start,
+    sharding=sharding,
     num_threads=1 if is_in_memory else _FILE_READING_THREADS,
     num_workers=config.data.num_workers,
   )
+
+
+def _own_rows(batch: sampling.CycleBatch, num_rows: int) -> sampling.CycleBatch:
+  """This process's rows of a global batch filled up at weight 0."""
+  size = num_rows // jax.process_count()
+  first = jax.process_index() * size
+  rows = np.arange(first, first + size)
+  weight = np.where(
+    rows < len(batch.weight), batch.weight.take(rows, mode='clip'), 0
+  )
+  data = jax.tree.map(lambda x: x.take(rows, axis=0, mode='clip'), batch.data)
+  return batch._replace(data=data, weight=weight.astype(np.float32))
 
 
 def _without_rng(transform: Callable[[Any], Any], record: Any, rng: Any) -> Any:

@@ -160,6 +160,10 @@ class RunLog:
     self.last_evaluation = self._evaluations.kept.last
     self.totals = dict.fromkeys(TOTALS, 0)
     self._count(read_records(folder / METRICS))
+    self._begin()
+
+  def _begin(self) -> None:
+    """Begins to gather a point."""
     # What the next point in TensorBoard is the mean of.
     self._since_point: list[dict[str, Any]] = []
     self._seconds = self._wait_seconds = 0.0
@@ -170,6 +174,14 @@ class RunLog:
 
   def __exit__(self, *exception: object) -> None:
     self._stack.close()
+
+  def progress(self) -> dict[str, Any]:
+    """What the other processes of the run must know to count along.
+
+    Returns:
+      The totals and the last evaluation.
+    """
+    return {'totals': self.totals, 'last_evaluation': self.last_evaluation}
 
   def write_steps(
     self,

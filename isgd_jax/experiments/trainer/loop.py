@@ -3,40 +3,39 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
-import functools
+import os
 import pathlib
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from isgd_jax import sampling
-from isgd_jax.experiments import datasets
 from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments._errors import missing_extra
-from isgd_jax.experiments.results import environment
 from isgd_jax.experiments.results import read_records
-from isgd_jax.experiments.trainer import checks
 from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer.checkpoints import Checkpoints
 from isgd_jax.experiments.trainer.config import TrainConfig
-from isgd_jax.experiments.trainer.inputs import create_network
-from isgd_jax.experiments.trainer.inputs import facts_of
-from isgd_jax.experiments.trainer.inputs import load_dataset
+from isgd_jax.experiments.trainer.connection import connected
+from isgd_jax.experiments.trainer.connection import losses_named
+from isgd_jax.experiments.trainer.devices import DevicesConfig
 from isgd_jax.experiments.trainer.inputs import prefetch
 from isgd_jax.experiments.trainer.inputs import test_batches
-from isgd_jax.experiments.trainer.inputs import train_cycle
-from isgd_jax.experiments.trainer.optimizers import build_optimizer
+from isgd_jax.experiments.trainer.plan import Plan
+from isgd_jax.experiments.trainer.plan import describe
+from isgd_jax.experiments.trainer.plan import make_plan
+from isgd_jax.experiments.trainer.processes import Processes
+from isgd_jax.experiments.trainer.signals import SharedStopRequest
 from isgd_jax.experiments.trainer.signals import StopRequest
 from isgd_jax.experiments.trainer.signals import stop_requests
+from isgd_jax.experiments.trainer.silent_log import SilentLog
 from isgd_jax.experiments.trainer.steps import RunState
-from isgd_jax.experiments.trainer.steps import Steps
-from isgd_jax.experiments.trainer.steps import build_steps
 from isgd_jax.experiments.trainer.steps import unpack
 
 try:
@@ -71,9 +70,10 @@ class TrainResult(NamedTuple):
 
 def train(
   config: TrainConfig,
-  out: str | pathlib.Path,
+  out: str | os.PathLike[str],
   *,
   resume: bool = False,
+  devices: DevicesConfig | None = None,
   show_progress: bool | None = None,
   say: Callable[[str], None] | None = None,
 ) -> TrainResult:
@@ -81,27 +81,34 @@ def train(
 
   A run that is stopped, in whatever way, and carried on ends with the same
   parameters, chart and metrics, bit for bit, as one that was never stopped (on
-  the same machine and versions). Losses that are not finite do not stop it.
+  the same machine, devices and versions). Losses that are not finite do not
+  stop it. Several processes that train one run all call this; the first one
+  writes, and all have the same result.
 
   Args:
     config: the run.
-    out: its folder, for configuration, metrics and checkpoints.
+    out: its folder, for configuration, metrics and checkpoints; the same one,
+      on a file system that they share, for all processes.
     resume: carry on the run in `out`.
+    devices: where it computes, by default on all devices of this process.
     show_progress: whether to show a progress bar on stderr; None shows it on a
       terminal only.
     say: called with the options when all is found to fit together, before
-      anything is written or computed, and with the results of each evaluation.
+      anything is written or computed, and with the results of each evaluation;
+      in the first process only.
 
   Returns:
     A `TrainResult`.
 
   Raises:
     InputError: an option that cannot be; a folder that holds a run already, or
-      with `resume` none, or another one.
+      with `resume` none, or another one; processes that do not belong together.
     DataError: a data set that cannot be read.
     OutputError: something cannot be written. Every checkpoint that was
       complete before is intact.
     RunStopped: SIGTERM or SIGINT came; the run has been saved.
+    ProcessLost: another process of the run is gone; end this one without
+      waiting for it (`os._exit`). JAX may end it first, with SIGABRT.
 
   Example:
     >>> import tempfile
@@ -111,74 +118,91 @@ def train(
     >>> train(TrainConfig(steps=30), out, resume=True).num_steps
     30
   """
-  checks.check_config(config)
   out = pathlib.Path(out)
-  say = say or (lambda text: None)
-  folder.check_folder(out, resume)
-  if resume:
-    saved = folder.load_config(out)
-    checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
-  try:
-    dataset = load_dataset(config)
-    cycle = train_cycle(config, dataset)
-    batches_per_cycle = sampling.batches_per_cycle(
-      len(dataset.train), config.data.batch_size, config.data.last_batch
+  with connected(devices or DevicesConfig(), out) as processes:
+    return _train(
+      config,
+      out,
+      resume,
+      devices or DevicesConfig(),
+      processes,
+      show_progress if processes.is_first else False,
+      (processes.is_first and say) or (lambda text: None),
     )
-    steps = build_steps(
-      functools.partial(create_network, config, dataset),
-      dataset,
-      build_optimizer(config, batches_per_cycle),
-      config.seed,
-    )
-    # Compiles nothing yet, but fails on what does not fit together.
-    template = jax.eval_shape(steps.init)
-  except InputError:
-    raise
-  except (ValueError, OverflowError) as error:
-    raise InputError(str(error)) from error
 
-  num_steps = config.num_steps(batches_per_cycle)
-  sizes = [leaf.size for leaf in jax.tree.leaves(template.params)]
-  say(
-    f'{checks.describe(config)}\n\n'
-    f'{len(dataset.train):,} examples to train on and {len(dataset.test):,} to '
-    f'test on; {batches_per_cycle:,} batches an epoch, {num_steps:,} steps in '
-    f'all; {sum(sizes):,} parameters; on {jax.devices()[0].device_kind}\n'
-  )
+
+def _train(
+  config: TrainConfig,
+  out: pathlib.Path,
+  resume: bool,
+  devices: DevicesConfig,
+  processes: Processes,
+  show_progress: bool | None,
+  say: Callable[[str], None],
+) -> TrainResult:
+  """As `train`, in processes that have found one another."""
   with contextlib.ExitStack() as stack:
-    stack.enter_context(folder.locked(out))
+    with processes.agreeing():
+      plan = make_plan(config, out, resume, devices)
+    facts = plan.facts
+    hardware = plan.placement.facts()
+    processes.check_alike(
+      {
+        'config': dataclasses.asdict(config) | {'resume': resume},
+        'data': facts,
+        'version of': folder.here_and_now()['versions'],
+      }
+    )
+    with processes.agreeing():
+      if processes.is_first:
+        stack.enter_context(folder.locked(out))
+    processes.check_folder_is_shared(out)
+    say(describe(config, plan))
     if resume:
-      _say_what_changed(folder.made_with(out), say)
+      folder.say_what_changed(
+        folder.made_with(out), folder.here_and_now(hardware), say
+      )
     checkpoints = stack.enter_context(
       Checkpoints(out / folder.CHECKPOINTS, config.keep_checkpoints)
     )
-    facts = facts_of(dataset)
     if checkpoints.latest_step is None:
-      _check_nothing_is_lost(config, out, batches_per_cycle)
-      start, state = 0, steps.init()
+      _check_nothing_is_lost(config, out, plan.batches_per_cycle)
+      start, state = 0, plan.steps.init()
     else:
-      start, state = checkpoints.restore(template, config, facts)
+      start, state = checkpoints.restore(
+        plan.template, config, facts, plan.placement.replicated
+      )
     if resume:
       say(f'carrying on after step {start:,}')
-    log = stack.enter_context(logs.RunLog(out, start, config.log_every))
-    folder.save_config(config, out)
+    log = None
+    with processes.agreeing():
+      if processes.is_first:
+        log = stack.enter_context(logs.RunLog(out, start, config.log_every))
+        folder.save_config(config, out, hardware)
+    progress = processes.gather(log and log.progress())[0]
+    log = log or SilentLog(out, progress, config.log_every)
+    stop = stack.enter_context(stop_requests())
     run = _Run(
       config=config,
-      dataset=dataset,
-      facts=facts,
-      steps=steps,
-      num_steps=num_steps,
-      batches_per_cycle=batches_per_cycle,
+      plan=plan,
       checkpoints=checkpoints,
       log=log,
       batches=stack.enter_context(
-        prefetch(cycle, config, dataset.train, start)
+        prefetch(
+          plan.cycle,
+          config,
+          plan.dataset.train,
+          start,
+          plan.placement.batch,
+        )
       ),
       bar=stack.enter_context(_progress_bar(config, show_progress)),
-      stop=stack.enter_context(stop_requests()),
+      stop=_shared(stop, plan),
       say=say,
     )
-    state, step = run.train(state, start)
+    # Before the checkpoints are closed, which would wait for the lost one.
+    with losses_named(processes, out):
+      state, step = run.train(state, start)
     evaluation = run.log.last_evaluation or {}
     return TrainResult(
       state,
@@ -193,11 +217,7 @@ class _Run(NamedTuple):
   """A run under way, apart from the state that it trains."""
 
   config: TrainConfig
-  dataset: datasets.Dataset
-  facts: dict[str, Any]
-  steps: Steps
-  num_steps: int
-  batches_per_cycle: int
+  plan: Plan
   checkpoints: Checkpoints
   log: logs.RunLog
   batches: Iterator[sampling.CycleBatch]
@@ -207,12 +227,14 @@ class _Run(NamedTuple):
 
   def train(self, state: RunState, step: int) -> tuple[RunState, int]:
     """Trains from `step` to the end; returns the state and where that is."""
-    evaluate_every = self.config.evaluate_every or self.batches_per_cycle
-    checkpoint_every = _checkpoint_every(self.config, self.batches_per_cycle)
-    self.bar.reset(self.num_steps)
+    evaluate_every = self.config.evaluate_every or self.plan.batches_per_cycle
+    checkpoint_every = _checkpoint_every(
+      self.config, self.plan.batches_per_cycle
+    )
+    self.bar.reset(self.plan.num_steps)
     self.bar.update(step)
     while True:
-      is_last = step >= self.num_steps
+      is_last = step >= self.plan.num_steps
       # One signal, seen once: another may come while this is under way.
       signum = None if is_last else self.stop.signum
       is_due = step > 0 and step % evaluate_every == 0
@@ -223,7 +245,7 @@ class _Run(NamedTuple):
         self.log.finish()
       if is_last or signum or (step > 0 and step % checkpoint_every == 0):
         self.log.sync()
-        self.checkpoints.save(step, state, self.config, self.facts)
+        self.checkpoints.save(step, state, self.config, self.plan.facts)
         self.log.skip_time()
       if signum:
         self.checkpoints.wait()
@@ -232,7 +254,7 @@ class _Run(NamedTuple):
         self.checkpoints.wait()
         return state, step
       pause = min(
-        self.num_steps,
+        self.plan.num_steps,
         _next_multiple(step, evaluate_every),
         _next_multiple(step, checkpoint_every),
       )
@@ -249,7 +271,7 @@ class _Run(NamedTuple):
         asked = time.perf_counter()
         batch = self._next_batch()
         waited = time.perf_counter() - asked
-        state, report = self.steps.train(state, batch.data, batch.weight)
+        state, report = self.plan.steps.train(state, batch.data, batch.weight)
         step += 1
         block.positions.append((step, int(batch.epoch), int(batch.index)))
         block.reports.append(report)
@@ -258,6 +280,7 @@ class _Run(NamedTuple):
           break
       self._fetch(pending)
       pending = block
+      self.stop.agree()
     self._fetch(pending)
     return state, step
 
@@ -299,14 +322,16 @@ class _Run(NamedTuple):
     if last is not None and last['step'] == step:
       return
     sums = []
-    with test_batches(self.config, self.dataset) as batches:
+    with test_batches(
+      self.config, self.plan.dataset, self.plan.placement.batch
+    ) as batches:
       for batch in batches:
-        sums.append(self.steps.evaluate(state, batch.data, batch.weight))
+        sums.append(self.plan.steps.evaluate(state, batch.data, batch.weight))
     # In float64: a test set has more examples than float32 has digits.
     loss, right, count, _ = np.asarray(jax.device_get(sums), np.float64).sum(0)
     if not count:
       raise DataError('none of the test images can be decoded')
-    epoch = step // self.batches_per_cycle
+    epoch = step // self.plan.batches_per_cycle
     self.log.write_evaluation(step, epoch, loss / count, right / count)
     self.log.skip_time()
     totals = self.log.totals
@@ -335,6 +360,14 @@ def _progress_bar(config: TrainConfig, show_progress: bool | None) -> tqdm.tqdm:
   )
 
 
+def _shared(stop: StopRequest, plan: Plan) -> StopRequest:
+  """A request to this process, or to any where there are several."""
+  placement = plan.placement
+  if placement.num_processes == 1 or placement.batch is None:
+    return stop
+  return SharedStopRequest(stop, placement.batch, placement.replicated)
+
+
 def _next_multiple(step: int, interval: int) -> int:
   """The first multiple of `interval` after `step`."""
   return (step // interval + 1) * interval
@@ -360,24 +393,6 @@ def _check_nothing_is_lost(
     raise InputError(
       f"'{path}' has {num_steps:,} steps, but '{out / folder.CHECKPOINTS}' has "
       'no checkpoint: put them back, or begin another run'
-    )
-
-
-def _say_what_changed(
-  then: dict[str, dict[str, Any]], say: Callable[[str], None]
-) -> None:
-  """Warns where hardware or versions are not those the run began with."""
-  now = environment()
-  changes = [
-    f'{name} {then[part].get(name)} -> {value}'
-    for part in ('versions', 'hardware')
-    for name, value in now[part].items()
-    if then[part].get(name) != value
-  ]
-  if changes:
-    say(
-      'The run began elsewhere, and will not go on bit for bit: '
-      + ', '.join(changes)
     )
 
 

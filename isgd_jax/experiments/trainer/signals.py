@@ -1,9 +1,13 @@
-"""SIGTERM and SIGINT as a request to save and stop."""
+"""SIGTERM and SIGINT as a request to save and stop, in all processes alike."""
 
 from collections.abc import Iterator
 import contextlib
 import signal
 import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 
 class StopRequest:
@@ -14,6 +18,63 @@ class StopRequest:
   """
 
   signum: int | None = None
+
+  def agree(self) -> None:
+    """Comes by at the end of a block of steps; alone, one need not agree."""
+
+
+class SharedStopRequest(StopRequest):
+  """A request to one process that all of them see at the same step.
+
+  What is asked at the end of one block of steps is heard at the end of the
+  next: by then it has been computed, and no device has waited for it.
+
+  Attributes:
+    signum: the signal's number in all processes, or None.
+
+  Example:
+    >>> mesh = jax.sharding.Mesh(jax.devices(), ('data',))
+    >>> by_row = jax.sharding.NamedSharding(mesh, jax.P('data'))
+    >>> whole = jax.sharding.NamedSharding(mesh, jax.P())
+    >>> request = StopRequest()
+    >>> request.signum = signal.SIGTERM
+    >>> shared = SharedStopRequest(request, by_row, whole)
+    >>> shared.agree()
+    >>> shared.signum
+    >>> shared.agree()
+    >>> shared.signum == signal.SIGTERM
+    True
+  """
+
+  def __init__(
+    self,
+    request: StopRequest,
+    by_row: jax.sharding.Sharding,
+    whole: jax.sharding.Sharding | None,
+  ):
+    """Watches the request to this process.
+
+    Args:
+      request: to this process.
+      by_row: a sharding of one axis over the devices of all processes.
+      whole: whole on each of these devices.
+    """
+    self._request = request
+    self._by_row = by_row
+    self._largest = jax.jit(jnp.max, out_shardings=whole)
+    self._asked: jax.Array | None = None
+
+  def agree(self) -> None:
+    """Asks all processes, and hears what they were asked the last time."""
+    asked = self._asked
+    mine = np.full(
+      len(self._by_row.addressable_devices), self._request.signum or 0, np.int32
+    )
+    self._asked = self._largest(
+      jax.make_array_from_process_local_data(self._by_row, mine)
+    )
+    if asked is not None:
+      self.signum = int(jax.device_get(asked)) or None
 
 
 @contextlib.contextmanager

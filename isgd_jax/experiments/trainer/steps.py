@@ -114,6 +114,7 @@ def build_steps(
   dataset: Dataset,
   optimizer: optax.GradientTransformationExtraArgs,
   seed: int,
+  replicated: jax.sharding.Sharding | None = None,
 ) -> Steps:
   """The programs of a run; nothing is compiled before they are called.
 
@@ -123,6 +124,8 @@ def build_steps(
     dataset: gives the pixels' mean and standard deviation.
     optimizer: takes `value` and `value_fn`, or ignores them.
     seed: of the initial parameters and dropout keys.
+    replicated: where state, reports and sums lie, for life; None for JAX's
+      default device. Batches may lie by their rows on the same devices.
 
   Returns:
     A `Steps`.
@@ -183,7 +186,9 @@ def build_steps(
     return _sums(network, dataset, record, weight, train=False)
 
   return Steps(
-    jax.jit(init), jax.jit(train, donate_argnums=0), jax.jit(evaluate)
+    jax.jit(init, out_shardings=replicated),
+    jax.jit(train, donate_argnums=0, out_shardings=replicated),
+    jax.jit(evaluate, out_shardings=replicated),
   )
 
 

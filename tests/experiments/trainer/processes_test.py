@@ -1,0 +1,297 @@
+"""Runs of several processes here: alike, stopped, killed, refused."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import isgd_jax
+from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments._errors import OutputError
+from isgd_jax.experiments._errors import ProcessLost
+from isgd_jax.experiments.results import read_records
+from isgd_jax.experiments.trainer import folder
+from isgd_jax.experiments.trainer import logs
+from isgd_jax.experiments.trainer import loop
+from isgd_jax.experiments.trainer.config import DataConfig
+from isgd_jax.experiments.trainer.config import IsgdConfig
+from isgd_jax.experiments.trainer.config import OptimizerConfig
+from isgd_jax.experiments.trainer.config import TrainConfig
+from isgd_jax.experiments.trainer.connection import losses_named
+from isgd_jax.experiments.trainer.processes import Processes
+
+ENVIRONMENT = {
+  **os.environ,
+  'PYTHONPATH': str(pathlib.Path(isgd_jax.__file__).parents[1]),
+  'JAX_PLATFORMS': 'cpu',
+}
+TIME_LIMIT_SECONDS = 120
+PEER_TIMEOUT_SECONDS = 20
+RUN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from isgd_jax.experiments.main import main
+main()
+"""
+# No file of this process can grow beyond 30 kB, as on a full disk.
+FULL_DISK = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+{RUN}
+"""
+CONFIG = TrainConfig(
+  data=DataConfig(batch_size=16),
+  optimizer=OptimizerConfig(learning_rate=0.1),
+  isgd=IsgdConfig(window_size=8, sigma_multiplier=0.5),
+  steps=30,
+)
+OPTIONS = (
+  *('--batch-size', '16', '--learning-rate', '0.1', '--window-size', '8'),
+  *('--sigma-multiplier', '0.5'),
+)
+ENDLESS = (*OPTIONS, '--steps', '1000000', '--checkpoint-every', '50')
+
+
+class Started:
+  """Processes of one run; killed when the test is over, however it ends."""
+
+  def __init__(self, out, *options, own=((), ()), codes=None):
+    with socket.socket() as probe:
+      probe.bind(('127.0.0.1', 0))
+      port = probe.getsockname()[1]
+    self.out = out
+    self.processes = [
+      subprocess.Popen(
+        [
+          *(sys.executable, '-c', (codes or {}).get(i, RUN), 'train'),
+          *('--out', str(out), '--coordinator', f'127.0.0.1:{port}'),
+          *('--num-processes', str(len(own)), '--process-id', str(i)),
+          *('--peer-timeout', str(PEER_TIMEOUT_SECONDS)),
+          *(*options, *own_options),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+      )
+      for i, own_options in enumerate(own)
+    ]
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    for process in self.processes:
+      process.kill()
+      process.communicate()
+
+  def wait_for_steps(self, num_steps):
+    """Returns when the run has written so many, or a process is over."""
+    deadline = time.monotonic() + TIME_LIMIT_SECONDS
+    path = self.out / logs.METRICS
+    while all(process.poll() is None for process in self.processes):
+      if path.exists() and path.read_bytes().count(b'\n') >= num_steps:
+        return
+      assert time.monotonic() < deadline
+      time.sleep(0.05)
+
+  def finish(self):
+    """Exit codes, what was printed, and what was complained of."""
+    ends = [
+      (process, *process.communicate(timeout=TIME_LIMIT_SECONDS))
+      for process in self.processes
+    ]
+    return [p.returncode for p, _, _ in ends], *zip(
+      *[(out, err) for _, out, err in ends], strict=True
+    )
+
+
+def steps_of(out):
+  return list(read_records(out / logs.METRICS))
+
+
+def assert_same_steps(one, other, num_steps):
+  left, right = steps_of(one), steps_of(other)
+  assert len(left) == len(right) == num_steps
+  assert any(record['is_undertrained'] for record in left)
+  for a, b in zip(left, right, strict=True):
+    for name in ('step', 'batch', 'is_undertrained', 'num_chase_steps'):
+      assert a[name] == b[name]
+    for name in ('loss', 'final_loss', 'mean', 'control_limit'):
+      # A limit is null while the chart has none.
+      assert a[name] == b[name] or a[name] == pytest.approx(b[name], rel=1e-3)
+  for name in ('loss', 'accuracy'):
+    a, b = (list(read_records(x / logs.EVALUATIONS)) for x in (one, other))
+    assert a[-1][name] == pytest.approx(b[-1][name], rel=1e-3)
+
+
+def test_two_processes_train_as_one_and_another_number_goes_on(tmp_path):
+  loop.train(CONFIG, tmp_path / 'one')
+  with Started(tmp_path / 'two', *OPTIONS, '--steps', '24') as run:
+    codes, printed, _ = run.finish()
+  assert codes == [0, 0]
+  # The first one prints, the others are silent.
+  assert 'on 2 devices (cpu) in 2 processes' in printed[0]
+  lines = printed[1].splitlines()
+  assert all(line.startswith('[Gloo] ') for line in lines)
+  said = []
+  loop.train(CONFIG, tmp_path / 'two', resume=True, say=said.append)
+  assert 'num_devices 2 -> 1, num_processes 2 -> 1' in '\n'.join(said)
+  assert_same_steps(tmp_path / 'one', tmp_path / 'two', 30)
+
+
+def test_one_process_goes_on_as_two(tmp_path):
+  loop.train(CONFIG, tmp_path / 'one')
+  out = tmp_path / 'two'
+  loop.train(TrainConfig(**{**vars(CONFIG), 'steps': 10}), out)
+  with Started(out, '--resume', '--steps', '30') as run:
+    codes, printed, err = run.finish()
+  assert codes == [0, 0], err
+  assert 'carrying on after step 10' in printed[0]
+  assert 'num_processes 1 -> 2' in printed[0]
+  assert_same_steps(tmp_path / 'one', out, 30)
+  saved = folder.made_with(out)['hardware']
+  assert (saved['num_devices'], saved['num_processes']) == (1, 1)
+
+
+RESULT = """
+import dataclasses, json, sys
+from isgd_jax.experiments.trainer import loop
+from isgd_jax.experiments.trainer.config import *
+from isgd_jax.experiments.trainer.devices import DevicesConfig
+arguments = dict(zip(sys.argv[2::2], sys.argv[3::2]))
+result = loop.train(
+  TrainConfig(data=DataConfig(batch_size=32), steps=50),
+  arguments['--out'],
+  devices=DevicesConfig(
+    coordinator=arguments['--coordinator'],
+    num_processes=int(arguments['--num-processes']),
+    process_id=int(arguments['--process-id']),
+  ),
+)
+print(json.dumps([*result[1:]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_four_processes_have_one_result(tmp_path):
+  with Started(
+    tmp_path / 'run', own=[()] * 4, codes=dict.fromkeys(range(4), RESULT)
+  ) as run:
+    codes, printed, err = run.finish()
+  assert codes == [0] * 4, err
+  results = [json.loads(text.splitlines()[-1]) for text in printed]
+  assert results[0] == results[1] == results[2] == results[3]
+  assert results[0][0] == results[0][-1]['num_steps'] == 50
+
+
+def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
+  with Started(tmp_path / 'run', *ENDLESS) as run:
+    run.wait_for_steps(60)
+    run.processes[1].send_signal(signal.SIGTERM)
+    codes, _, err = run.finish()
+  assert codes == [75, 75], err
+  step = len(steps_of(tmp_path / 'run'))
+  assert (tmp_path / 'run' / folder.CHECKPOINTS / str(step)).is_dir()
+  for text in err:
+    assert f'SIGTERM: saved after step {step}; carry on with' in text
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_the_others_notice_a_process_that_is_killed(tmp_path, victim):
+  out = tmp_path / 'run'
+  with Started(out, *ENDLESS) as run:
+    run.wait_for_steps(120)
+    run.processes[victim].kill()
+    codes, _, err = run.finish()
+  assert codes[1 - victim] == 76, err
+  last = err[1 - victim].strip().splitlines()[-1]
+  assert 'another process of the run ended or cannot be reached' in last
+  assert f'--resume --out {out}' in last
+  assert 'Traceback' not in err[1 - victim]
+  done = max(
+    int(path.name) for path in (out / folder.CHECKPOINTS).glob('[0-9]*')
+  )
+  assert done >= 50
+  config = TrainConfig(**{**vars(CONFIG), 'steps': done + 5})
+  assert loop.train(config, out, resume=True).num_steps == done + 5
+
+
+def test_processes_started_for_other_runs_say_what_differs(tmp_path):
+  own = (['--batch-size', '64'], ['--method', 'skip'])
+  with Started(tmp_path / 'run', '--steps', '5', own=own) as run:
+    codes, _, err = run.finish()
+  assert codes == [2, 2]
+  for text in err:
+    assert '--batch-size is 64 in process 0, 128 in process 1' in text
+    assert "--method is 'isgd' in process 0, 'skip' in process 1" in text
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_refusal_in_one_process_is_one_in_all(tmp_path):
+  out = tmp_path / 'run'
+  with folder.locked(out), Started(out, '--steps', '5') as run:
+    codes, _, err = run.finish()
+  assert codes == [2, 2]
+  for text in err:
+    assert f"another process is writing to '{out}'" in text
+
+
+def test_a_process_that_does_not_come_is_missed(tmp_path):
+  own = [['--num-processes', '2', '--connect-timeout', '2']]
+  with Started(tmp_path / 'run', own=own) as run:
+    codes, _, err = run.finish()
+  assert codes == [2]
+  last = err[0].strip().splitlines()[-1]
+  assert 'not all processes came to --coordinator 127.0.0.1:' in last
+  assert 'each --process-id from 0 to 1 is started once' in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'own', [((), ['--out', 'elsewhere']), (['--model', 'lenett'], ())]
+)
+def test_other_refusals_reach_all_processes(tmp_path, monkeypatch, own):
+  monkeypatch.chdir(tmp_path)
+  with Started(tmp_path / 'run', '--steps', '5', own=own) as run:
+    codes, _, err = run.finish()
+  assert codes == [2, 2]
+  word = (
+    'on a file system that they share' if own[1] else "did you mean 'lenet'"
+  )
+  for text in err:
+    assert word in text
+
+
+@pytest.mark.slow
+def test_a_full_disk_in_the_first_process_ends_both(tmp_path):
+  pytest.importorskip('resource')
+  codes = {0: FULL_DISK}
+  with Started(tmp_path / 'run', *ENDLESS, codes=codes) as run:
+    ends, _, err = run.finish()
+  assert ends == [2, 76], err
+  assert 'cannot write' in err[0]
+  assert 'another process of the run ended' in err[1]
+
+
+def test_a_lost_process_is_told_from_other_errors():
+  error = OutputError('cannot save the checkpoint')
+  error.__cause__ = ValueError('UNKNOWN: Gloo all-reduce failed')
+  with (
+    pytest.raises(ProcessLost, match='Gloo all-reduce failed'),
+    losses_named(Processes(2, 0), 'run'),
+  ):
+    raise error
+  for error in (
+    InputError("'gloo' is no model"),
+    RuntimeError('RESOURCE_EXHAUSTED: out of memory'),
+  ):
+    with pytest.raises(type(error)), losses_named(Processes(2, 0), 'run'):
+      raise error
