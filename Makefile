@@ -13,8 +13,11 @@ OUT ?= isgd-demo
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
 
+# The library and every doctest as XLA compiles them for a user; the experiments
+# compile far more than they compute.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --ignore=tests/experiments
+	$(BIN)/python -m pytest -n auto --fast-compile tests/experiments
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -160,6 +160,18 @@ JITTED_STEPS = {
   )
   for flag in (False, True)
 }
+jitted_loss = jax.jit(loss_fn)
+jitted_gradient = jax.jit(jax.grad(loss_fn))
+
+
+@functools.cache
+def full_window():
+  """A chart's state after which any larger loss is flagged."""
+  chart = isgd_jax.shewhart(4, 1.0)
+  chart_state = chart.init()
+  for loss in (0.1, 0.2, 0.1, 0.2):
+    chart_state, _ = chart.update(chart_state, loss)
+  return chart_state
 
 
 @hypothesis.given(
@@ -178,20 +190,10 @@ def test_invariant_2_the_chase_never_hurts_its_batch(
   optimizer = isgd_jax.isgd(
     optax.sgd(0.05, momentum=0.9), isgd_jax.shewhart(4, 1.0)
   )
-  opt_state = optimizer.init(params)
-  chart = isgd_jax.shewhart(4, 1.0)
-  chart_state = opt_state.chart_state
-  for loss in (
-    0.1,
-    0.2,
-    0.1,
-    0.2,
-  ):  # A full window: any larger loss is flagged.
-    chart_state, _ = chart.update(chart_state, loss)
-  opt_state = opt_state._replace(chart_state=chart_state)
+  opt_state = optimizer.init(params)._replace(chart_state=full_window())
   x = jax.random.normal(key, (16, 3))
   batch = (x, x[:, 0] + shift)
-  found = loss_fn(params, batch)
+  found = jitted_loss(params, batch)
   hypothesis.assume(bool(jnp.isfinite(found)))
   new_params, state = JITTED_STEPS[base_update_when_chasing](
     batch, params, opt_state
@@ -199,13 +201,13 @@ def test_invariant_2_the_chase_never_hurts_its_batch(
   info = isgd_jax.get_info(state)
   if not info.is_undertrained:
     return
-  grads = jax.grad(loss_fn)(params, batch)
+  grads = jitted_gradient(params, batch)
   base_params = jax.tree.map(lambda p, g: p - 0.05 * g, params, grads)
   if info.is_chase_reverted:
     chex.assert_trees_all_close(new_params, base_params, rtol=1e-5, atol=1e-6)
     assert float(info.final_loss) == float(info.loss)
   else:
-    left = loss_fn(new_params, batch)
+    left = jitted_loss(new_params, batch)
     assert np.isfinite(left)
     # The update is rounded once more when it is applied.
     assert float(left) <= float(info.loss) * (1 + 1e-4)
@@ -443,16 +445,21 @@ def test_a_constant_infinite_parameter_does_not_stop_the_chase():
   params = make_params() | {'mask': jnp.array([-jnp.inf, 0.0])}
   optimizer = chasing_isgd(optax.sgd(0.05))
   state = optimizer.init(params)
-  for batch in drift():
+
+  @jax.jit
+  def step(params, state, batch):
     loss, grads = jax.value_and_grad(masked_loss)(params, batch)
     updates, state = optimizer.update(
       grads,
       state,
       params,
       value=loss,
-      value_fn=lambda p, b=batch: masked_loss(p, b),
+      value_fn=lambda p: masked_loss(p, batch),
     )
-    params = optax.apply_updates(params, updates)
+    return optax.apply_updates(params, updates), state
+
+  for batch in drift():
+    params, state = step(params, state, batch)
   info = isgd_jax.get_info(state)
   assert int(info.num_undertrained) > int(info.num_chases_reverted)
   assert params['mask'].tolist() == [-jnp.inf, 0.0]

@@ -59,6 +59,9 @@ def nnx_loss(model, x, y):
   return jnp.mean((predictions - y) ** 2), predictions
 
 
+evaluate_nnx_loss = nnx.jit(nnx_loss)
+
+
 @nnx.jit
 def nnx_step(model, optimizer, x, y):
   value_fn = training.nnx_value_fn(nnx_loss, model, x, y, has_aux=True)
@@ -74,7 +77,7 @@ def test_nnx_chase_leaves_statistics_and_keys_of_the_first_evaluation():
   for x, y in batches():
     before = nnx.clone(model)
     once = nnx.clone(model)
-    loss, _ = nnx.jit(nnx_loss)(once, x, y)
+    loss, _ = evaluate_nnx_loss(once, x, y)
     nnx_step(model, optimizer, x, y)
     chex.assert_trees_all_close(
       jax.tree.map(_plain, nnx.as_pure(nnx.state(model, _not_param))),
@@ -87,7 +90,7 @@ def test_nnx_chase_leaves_statistics_and_keys_of_the_first_evaluation():
       num_chased += 1
       # The chase's last loss is that of the new weights under the old keys.
       nnx.update(before, nnx.state(model, nnx.Param))
-      left, _ = nnx.jit(nnx_loss)(before, x, y)
+      left, _ = evaluate_nnx_loss(before, x, y)
       np.testing.assert_allclose(info.final_loss, left, rtol=1e-4)
       assert left < loss
   assert num_chased

@@ -3,6 +3,7 @@
 Each is compared, bit for bit, with a run that nothing happened to.
 """
 
+import functools
 import os
 import pathlib
 import random
@@ -100,11 +101,23 @@ def assert_same_runs(one, other, num_steps):
     np.testing.assert_array_equal(array, others[name], err_msg=name)
 
 
-def check_killed_runs(tmp_path, options, num_steps, num_kills):
+@pytest.fixture(scope='module')
+def whole_run(tmp_path_factory):
+  """Makes a run that nothing happens to, once for each of its options."""
+
+  @functools.cache
+  def make(options):
+    out = tmp_path_factory.mktemp('whole') / 'run'
+    assert finish(start(out, *options))[0] == 0
+    return out
+
+  return make
+
+
+def check_killed_runs(whole, tmp_path, options, num_steps, num_kills):
   """Kills a run again and again, at moments drawn at random."""
   rng = random.Random(0)
-  whole, torn = tmp_path / 'whole', tmp_path / 'torn'
-  assert finish(start(whole, *options))[0] == 0
+  torn = tmp_path / 'torn'
   flagged = [r['num_chase_steps'] for r in read_records(whole / logs.METRICS)]
   assert sum(flagged) > 0
   num_killed = 0
@@ -128,8 +141,21 @@ def check_killed_runs(tmp_path, options, num_steps, num_kills):
   assert_same_runs(whole, torn, num_steps)
 
 
-def test_a_run_killed_and_carried_on_is_the_same_run(tmp_path):
-  check_killed_runs(tmp_path, DIGITS, num_steps=1500, num_kills=3)
+def test_a_run_killed_and_carried_on_is_the_same_run(whole_run, tmp_path):
+  check_killed_runs(
+    whole_run(DIGITS), tmp_path, DIGITS, num_steps=1500, num_kills=3
+  )
+
+
+def test_a_run_out_of_disk_says_so_and_is_carried_on(whole_run, tmp_path):
+  pytest.importorskip('resource')
+  stopped = tmp_path / 'stopped'
+  code, err = finish(start(stopped, *DIGITS, code=FULL_DISK))
+  assert code == 2
+  assert f"cannot write '{stopped / logs.METRICS}': File too large" in err
+  assert num_lines(stopped / logs.METRICS) > 200
+  assert finish(start(stopped, '--resume'))[0] == 0
+  assert_same_runs(whole_run(DIGITS), stopped, 1500)
 
 
 @pytest.mark.slow
@@ -138,19 +164,22 @@ def test_a_run_killed_and_carried_on_is_the_same_run(tmp_path):
   ('options', 'num_steps'), [(DIGITS, 1500), (LENET, 240)]
 )
 def test_a_run_killed_twenty_times_is_the_same_run(
-  tmp_path, options, num_steps
+  whole_run, tmp_path, options, num_steps
 ):
-  check_killed_runs(tmp_path, options, num_steps, num_kills=20)
+  check_killed_runs(
+    whole_run(options), tmp_path, options, num_steps, num_kills=20
+  )
 
 
 @pytest.mark.parametrize(
   ('signum', 'exit_code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
 )
-def test_a_signal_saves_and_says_how_to_carry_on(tmp_path, signum, exit_code):
-  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+def test_a_signal_saves_and_says_how_to_carry_on(
+  whole_run, tmp_path, signum, exit_code
+):
+  stopped = tmp_path / 'stopped'
   # Long enough to be under way still when the signal comes.
   options = (*DIGITS[:-2], '--checkpoint-every', '100000', '--steps', '5000')
-  assert finish(start(whole, *options))[0] == 0
   process = start(stopped, *options)
   wait_for_steps(process, stopped, 200)
   process.send_signal(signum)
@@ -162,16 +191,4 @@ def test_a_signal_saves_and_says_how_to_carry_on(tmp_path, signum, exit_code):
   command = err.strip().splitlines()[-1].partition('isgd-jax train ')[2]
   assert command == f'--resume --out {stopped}'
   assert finish(start(stopped, '--resume'))[0] == 0
-  assert_same_runs(whole, stopped, 5000)
-
-
-def test_a_run_out_of_disk_says_so_and_is_carried_on(tmp_path):
-  pytest.importorskip('resource')
-  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
-  assert finish(start(whole, *DIGITS))[0] == 0
-  code, err = finish(start(stopped, *DIGITS, code=FULL_DISK))
-  assert code == 2
-  assert f"cannot write '{stopped / logs.METRICS}': File too large" in err
-  assert num_lines(stopped / logs.METRICS) > 200
-  assert finish(start(stopped, '--resume'))[0] == 0
-  assert_same_runs(whole, stopped, 1500)
+  assert_same_runs(whole_run(options), stopped, 5000)
