@@ -72,22 +72,23 @@ def main(args: Sequence[str] | None = None) -> None:
     if not jax.distributed.is_initialized():
       raise
     traceback.print_exc()
-    _leave_the_others(_FAILED)
+    _leave_the_others(_FAILED, 'error: the process failed, as above')
 
 
 def _exit(code: int, message: str) -> NoReturn:
   """Ends the process with one line on stderr."""
   print(f'isgd-jax: {message}', file=sys.stderr)
   if jax.distributed.is_initialized():
-    _leave_the_others(code)
+    _leave_the_others(code, message)
   raise SystemExit(code)
 
 
-def _leave_the_others(code: int) -> NoReturn:
+def _leave_the_others(code: int, message: str) -> NoReturn:
   """Ends a process of several that fails alone, without waiting for them."""
   from isgd_jax.experiments.trainer import supervisor
 
-  supervisor.say_on_abort(code, '')
+  # A stack trace may come in between; what was said is said again after it.
+  supervisor.say_on_abort(code, message)
   sys.stdout.flush()
   sys.stderr.flush()
   time.sleep(_SECONDS_TO_LAST_WORDS)

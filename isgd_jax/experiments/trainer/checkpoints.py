@@ -21,6 +21,9 @@ from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments.trainer.checks import check_same_run
 from isgd_jax.experiments.trainer.config import TrainConfig
 
+# So long may processes wait for one that cannot write its part.
+_LONGEST_SAVE_SECONDS = 600
+
 
 class Checkpoints:
   """The checkpoints of one run, newest last.
@@ -63,6 +66,7 @@ class Checkpoints:
           max_to_keep=keep,
           enable_async_checkpointing=True,
           cleanup_tmp_directories=True,
+          async_options=ocp.AsyncOptions(timeout_secs=_LONGEST_SAVE_SECONDS),
         ),
       )
     self._last_good = self._manager.latest_step()

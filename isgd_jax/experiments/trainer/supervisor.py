@@ -73,8 +73,7 @@ def supervise() -> int:
   if -code == signal.SIGABRT:
     words = _last_words(here) or words
   exit_code, message = words
-  if message:
-    print(f'isgd-jax: {message}', file=sys.stderr)
+  print(f'isgd-jax: {message}', file=sys.stderr)
   return exit_code
 
 
@@ -100,7 +99,7 @@ def say_on_abort(exit_code: int, message: str) -> None:
 
   Args:
     exit_code: to end with.
-    message: to print; empty where the process has said it all.
+    message: to print.
 
   Example:
     >>> say_on_abort(76, 'error: another process is gone')
