@@ -175,16 +175,16 @@ def _model(
   slope, overhead, *rest = map(float, fit.x)
   knee = rest[0] if has_knee else 0.0
   errors = _standard_errors(fit, len(sizes))
-  # Growth that the scatter cannot be told from is none.
-  if not slope > 2.0 * errors[0] or slope <= 0.0:
+  fitted = slope * np.maximum(sizes, knee) + overhead
+  deviation = float(np.sqrt(np.mean((fitted / seconds - 1.0) ** 2)))
+  # Growth that cannot be told from the scatter is none.
+  if not fitted[-1] / fitted[0] > 1.0 + 2.0 * deviation:
     raise ValueError(
       'step_seconds must grow with batch_sizes, got '
       f'{seconds[0]:.3g} s at {sizes[0]:g} and {seconds[-1]:.3g} s at '
       f'{sizes[-1]:g}. Measure larger batches, on a machine with nothing else '
       'to do.'
     )
-  fitted = slope * np.maximum(sizes, knee) + overhead
-  deviation = float(np.sqrt(np.mean((fitted / seconds - 1.0) ** 2)))
   variance = float(np.sum((seconds - seconds.mean()) ** 2))
   model = StepTimeModel(
     examples_per_second=1.0 / slope,
