@@ -71,6 +71,7 @@ class Problem:
   """A network on a data set in memory, and its compiled steps."""
 
   def __init__(self, workload: Workload):
+    """Loads the data onto the device."""
     dataset = datasets.load_dataset(workload.name)
     images = dataset.train.images.astype(np.float32)
     if dataset.train.images.dtype == np.uint8:
@@ -86,6 +87,7 @@ class Problem:
     )
 
   def loss_fn(self, params: Any, batch: Any) -> jax.Array:
+    """Mean loss of a batch."""
     return self.model.loss_fn(params, batch)[0]
 
   @functools.cached_property
@@ -119,6 +121,7 @@ class Problem:
     return chunk
 
   def init(self, seed: int, learning_rate: float) -> Any:
+    """What a step carries, from a seed."""
     params = self.model.init(seed)
     return params, optimizer(learning_rate).init(params)
 
@@ -256,7 +259,7 @@ def pilot_records(problem: Problem, rate: float, seed: int) -> Iterator[dict]:
 
 def seconds_record(problem: Problem, num_repeats: int) -> dict[str, Any]:
   """Seconds of a step at each size, in turn, compilation apart."""
-  # Donated state, as in training; the rate is small, for 300 equal batches.
+  # Donated state, as in training; a small rate, since the batch is the same.
   step = jax.jit(problem.step, donate_argnums=0)
 
   def make_step(size):

@@ -1,6 +1,7 @@
 """A network's training step on one device or several, ready to be timed."""
 
 from collections.abc import Callable, Sequence
+import contextlib
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -225,9 +226,7 @@ class Bench:
     )
 
   def _init_on(self, num_devices: int) -> RunState:
-    return jax.device_put(
-      self._steps.init(), self._sharding(num_devices, _P())
-    )
+    return jax.device_put(self._steps.init(), self._sharding(num_devices, _P()))
 
   def _put_on(self, num_devices: int, record: Any, weight: Any) -> Batch:
     return jax.device_put(
@@ -294,11 +293,10 @@ def use_devices(num_devices: int) -> None:
   Example:
     >>> use_devices(1)
   """
-  if num_devices > max(int(jax.config.jax_num_cpu_devices), 1):
-    try:
+  if num_devices > max(getattr(jax.config, 'jax_num_cpu_devices', 1), 1):
+    # Where JAX is in use already, it keeps the devices that it has.
+    with contextlib.suppress(RuntimeError):
       jax.config.update('jax_num_cpu_devices', num_devices)
-    except RuntimeError:
-      pass  # JAX is in use already, with the devices that it has.
   if jax.device_count() < num_devices:
     raise InputError(
       f'--num-devices {num_devices} is more than the {jax.device_count()} '

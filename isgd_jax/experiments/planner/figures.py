@@ -119,8 +119,13 @@ def draw_time_to_target(
     )
   pilot = config.pilot_batch_size
   if sizes[0] <= pilot <= sizes[-1]:
-    ax.axvline(
-      pilot, color=plotting.GREY, linestyle=':', label=f'pilot run: {pilot}'
+    ax.axvline(pilot, color=plotting.GREY, linestyle=':')
+    ax.annotate(
+      ' pilot run',
+      (pilot, 0.97),
+      xycoords=ax.get_xaxis_transform(),
+      fontsize=9,
+      color='dimgrey',
     )
   ax.set_ylabel(f'predicted seconds to a loss of {plan.target_loss:.4g} nats')
   _finish(ax, sizes)
@@ -129,7 +134,7 @@ def draw_time_to_target(
   figure.legend(
     *ax.get_legend_handles_labels(),
     loc='outside lower center',
-    ncols=3,
+    ncols=2,
     frameon=False,
     fontsize=9,
   )
@@ -158,11 +163,11 @@ def _plain_numbers(ax: 'Axes') -> None:
   """0.05 on a logarithmic axis, not 5 x 10^-2."""
   from matplotlib import ticker
 
-  ax.yaxis.set_major_formatter('{x:g}')
+  ax.yaxis.set_major_formatter('{x:,g}')
   low, high = ax.get_ylim()
   # Over more than two decades they would run into one another.
   if high / low < 100:
     ax.yaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
-    ax.yaxis.set_minor_formatter('{x:g}')
+    ax.yaxis.set_minor_formatter('{x:,g}')
   else:
     ax.yaxis.set_minor_formatter(ticker.NullFormatter())

@@ -92,9 +92,7 @@ def measurement_steps(num_steps: int, num_points: int = 5) -> list[int]:
   return sorted(points)
 
 
-def critical_batch_size(
-  points: Sequence[NoisePoint], num_steps: int
-) -> float:
+def critical_batch_size(points: Sequence[NoisePoint], num_steps: int) -> float:
   """The critical batch size on the way to a target.
 
   The noise scale grows as the loss falls, and most steps are made late: the

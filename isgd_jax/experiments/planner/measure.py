@@ -1,6 +1,6 @@
 """The planner's measurements: seconds a step, a pilot run, scaling."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 import contextlib
 import sys
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.planner import losses
 from isgd_jax.experiments.planner.bench import Bench
+from isgd_jax.experiments.planner.losses import NoisePoint
 from isgd_jax.experiments.trainer import inputs
 from isgd_jax.experiments.trainer.steps import unpack
 
@@ -39,7 +40,7 @@ class Pilot(NamedTuple):
 
   losses: np.ndarray
   smoothed: np.ndarray
-  points: list[losses.NoisePoint]
+  points: list[NoisePoint]
 
 
 def time_steps(
@@ -60,10 +61,10 @@ def time_steps(
   sizes = sorted(set(bench.config.batch_sizes))
   repeats = bench.config.num_repeats
   total = len(sizes) * (1 + repeats)
-  with _bar('seconds a step', total, 'step', show_progress) as bar:
+  with _bar('seconds a step', total, 'step', show_progress) as tick:
     try:
       times = batch_size.measure_step_seconds(
-        bench.make_step, sizes, num_repeats=repeats, on_progress=bar.update
+        bench.make_step, sizes, num_repeats=repeats, on_progress=tick
       )
     except MemoryError as error:
       raise InputError(
@@ -102,7 +103,7 @@ def run_pilot(bench: Bench, show_progress: bool | None = None) -> Pilot:
   cycle = inputs.train_cycle(train_config, bench.dataset)
   measured = []
   with (
-    _bar('pilot run', total, 'evaluation', show_progress) as bar,
+    _bar('pilot run', total, 'evaluation', show_progress) as tick,
     inputs.prefetch(cycle, train_config, source, start=0) as batches,
     _memory_explained(config.pilot_batch_size),
   ):
@@ -112,7 +113,7 @@ def run_pilot(bench: Bench, show_progress: bool | None = None) -> Pilot:
       batch = next(batches)
       state, report = bench.train(state, bench.put(batch.data, batch.weight))
       pending.append(report)
-      bar.update()
+      tick()
       if step not in points and len(pending) < _BLOCK_SIZE:
         continue
       reports = unpack(np.stack(jax.device_get(pending)))
@@ -126,8 +127,8 @@ def run_pilot(bench: Bench, show_progress: bool | None = None) -> Pilot:
       if step in points:
         noise = bench.noise_scale(state, drawn)
         loss = _smoothed(seen, config.pilot_batch_size)[-1]
-        measured.append(losses.NoisePoint(step, float(loss), noise))
-        bar.update(cost)
+        measured.append(NoisePoint(step, float(loss), noise))
+        tick(cost)
   return Pilot(seen, _smoothed(seen, config.pilot_batch_size), measured)
 
 
@@ -152,7 +153,7 @@ def scaling(
   kinds = sum(2 if n > 1 else 1 for n, _ in steps)
   total = kinds + _NUM_SCALING_REPEATS * kinds
   with (
-    _bar('scaling', total, 'step', show_progress) as bar,
+    _bar('scaling', total, 'step', show_progress) as tick,
     _memory_explained(size * max(counts), 'batch-sizes'),
   ):
     return batch_size.measure_scaling(
@@ -160,11 +161,11 @@ def scaling(
       size,
       counts,
       num_repeats=_NUM_SCALING_REPEATS,
-      on_progress=bar.update,
+      on_progress=tick,
     )
 
 
-def device_counts(num_devices: int, size: int) -> Sequence[int]:
+def device_counts(num_devices: int, size: int) -> list[int]:
   """On how many devices to time a batch.
 
   Args:
@@ -201,14 +202,21 @@ def _memory_explained(
     raise
 
 
+@contextlib.contextmanager
 def _bar(
   title: str, total: int, unit: str, show_progress: bool | None
-) -> tqdm.tqdm:
-  """A bar on stderr, with the time left."""
-  return tqdm.tqdm(
+) -> Iterator[Callable[..., None]]:
+  """A bar on stderr, with the time left; yields what moves it on."""
+  bar = tqdm.tqdm(
     desc=title,
     total=total,
     unit=unit,
     file=sys.stderr,
     disable=None if show_progress is None else not show_progress,
   )
+
+  def tick(count: int = 1) -> None:
+    bar.update(count)
+
+  with bar:
+    yield tick

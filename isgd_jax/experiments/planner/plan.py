@@ -91,9 +91,7 @@ def make_plan(
       warnings.simplefilter('ignore')
       model = batch_size.fit_step_time(times.batch_sizes, times.median)
   except ValueError as error:
-    raise InputError(
-      f'the seconds of a step fit no model: {error}'
-    ) from error
+    raise InputError(f'the seconds of a step fit no model: {error}') from error
   target, steps = _target(config, pilot)
   critical = losses.critical_batch_size(pilot.points, steps)
   if not math.isfinite(critical):
@@ -138,9 +136,7 @@ def make_plan(
   return plan._replace(doubts=_doubts(times, pilot, plan))
 
 
-def candidates(
-  config: PlanConfig, times: batch_size.StepSeconds
-) -> list[int]:
+def candidates(config: PlanConfig, times: batch_size.StepSeconds) -> list[int]:
   """Sizes to choose from: those measured, and round ones between them.
 
   Args:
@@ -259,14 +255,12 @@ def _doubts(
     )
   if best == measured[0] and best > 1:
     doubts.append(
-      f'the optimum is the smallest measured size, {best}: measure smaller '
-      'ones'
+      f'the optimum is the smallest measured size, {best}: measure smaller ones'
     )
   noisy = [
     p
     for p in pilot.points
-    if not p.noise.noise_scale_error
-    <= _DOUBTFUL_SHARE * p.noise.noise_scale
+    if not p.noise.noise_scale_error <= _DOUBTFUL_SHARE * p.noise.noise_scale
   ]
   if noisy:
     doubts.append(

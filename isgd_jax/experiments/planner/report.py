@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 import textwrap
 
+import jax
 import numpy as np
 
 from isgd_jax import batch_size
@@ -76,17 +77,16 @@ def _size_table(times: batch_size.StepSeconds, plan: Plan) -> str:
     )
   ]
   heading = (
-    ('batch', 'ms a', '', 'examples', 'steps to', '', 'seconds to', ''),
-    ('size', 'step', '(quartiles)', 'a second', 'target', '(paper)')
-    + ('target', '(paper)'),
+    'batch|ms a||examples|steps to||seconds to|',
+    'size|step|(quartiles)|a second|target|(paper)|target|(paper)',
   )
-  return _table((*heading, *rows))
+  return _table((*(line.split('|') for line in heading), *rows))
 
 
 def _step_time_words(model: batch_size.StepTimeModel) -> str:
   """The step-time model in a sentence."""
   knee = (
-    f'no saturation knee was seen (t = b / C1 + C2)'
+    'no saturation knee was seen (t = b / C1 + C2)'
     if model.knee == 0
     else f'below {model.knee:.0f} +- {model.knee_error:.0f} examples it is '
     'not busy, and adding examples is free'
@@ -117,9 +117,7 @@ def _noise_table(pilot: Pilot, plan: Plan) -> str:
     'falls, and so does the best batch size: for a lower target, measure on '
     'the way to that.'
   )
-  table = _table(
-    (('pilot step', 'loss', 'noise scale (examples)', ''), *rows)
-  )
+  table = _table((('pilot step', 'loss', 'noise scale (examples)', ''), *rows))
   return f'{table}\n\n{_wrapped(words)}'
 
 
@@ -139,6 +137,8 @@ def _scaling_table(scaling: Sequence[batch_size.ScalingRow]) -> str:
   ]
   heading = ('', 'devices', 'batch size', 'ms a step', 'of it sync.')
   table = _table(((*heading, 'efficiency'), *rows))
+  if jax.default_backend() != 'cpu':
+    return table
   return f'{table}\n\n' + _wrapped(
     'Virtual devices of one CPU share its cores: their efficiency says nothing '
     'about real ones.'

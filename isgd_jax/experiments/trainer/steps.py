@@ -136,9 +136,7 @@ def build_loss(
     >>> bool(1.0 < loss < 5.0)
     True
   """
-  graphdef = nnx.graphdef(
-    nnx.eval_shape(lambda: create_network(nnx.Rngs(0)))
-  )
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: create_network(nnx.Rngs(0))))
 
   def loss_fn(params, model_state, record, weight):
     network = nnx.merge(graphdef, params, model_state)
