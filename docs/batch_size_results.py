@@ -378,6 +378,7 @@ def draw(works: list[Measured], path: pathlib.Path = FIGURE) -> None:
     frameon=False,
     fontsize=9,
   )
+  figure.align_ylabels(rows)
   path.parent.mkdir(exist_ok=True)
   figure.savefig(path, dpi=130)
 

@@ -12,8 +12,8 @@ from isgd_jax.experiments.planner import losses
 from isgd_jax.experiments.planner.config import PlanConfig
 from isgd_jax.experiments.planner.measure import Pilot
 
-# By name; the first is the one that is recommended by, since it predicts what
-# training needs better (docs/batch_size.md has the measurement).
+# By name; the first is the one that is recommended by. Fitted to runs, its form
+# holds for the steps and the other's does not (docs/batch_size.md, measured).
 LAWS = ('critical-batch', 'paper')
 LAW_TITLES = {
   'critical-batch': 'critical-batch-size law',
