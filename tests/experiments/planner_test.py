@@ -17,6 +17,7 @@ import isgd_jax
 from isgd_jax import batch_size
 from isgd_jax.experiments import datasets
 from isgd_jax.experiments import main
+from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.planner import bench
 from isgd_jax.experiments.planner import command
 from isgd_jax.experiments.planner import losses
@@ -25,7 +26,7 @@ from isgd_jax.experiments.planner import plan
 from isgd_jax.experiments.planner import report
 from isgd_jax.experiments.planner.config import PlanConfig
 
-SIZES = (16, 64, 128, 256)
+SIZES = (16, 64, 128)
 SMALL = {'pilot_steps': 24, 'num_repeats': 3, 'num_noise_batches': 4}
 QUICK = (
   *('--batch-sizes', *map(str, SIZES), '--pilot-steps', '24'),
@@ -51,6 +52,13 @@ def steady_clock(monkeypatch):
     'measure_step_seconds',
     lambda *args, **kwargs: made_up(real(*args, **kwargs)),
   )
+
+
+@pytest.fixture
+def made_up_noise(monkeypatch):
+  """A noise scale that takes no time."""
+  noise = batch_size.NoiseScale(100.0, 9.0, 1.0, 100.0, 128, 4)
+  monkeypatch.setattr(bench.Bench, 'noise_scale', lambda *_: noise)
 
 
 def exit_code_and_stderr(capsys, *args):
@@ -107,7 +115,7 @@ def test_a_plan_is_complete_and_can_be_made_again_from_its_json(tmp_path):
   assert max(map(len, text.splitlines())) <= 80
 
 
-@pytest.mark.usefixtures('steady_clock')
+@pytest.mark.usefixtures('steady_clock', 'made_up_noise')
 def test_the_command_line_prints_where_the_plan_is(tmp_path, capsys):
   main.main(['plan-batch-size', *QUICK, '--out', str(tmp_path)])
   out, err = capsys.readouterr()
@@ -126,6 +134,9 @@ def test_two_devices_give_a_scaling_report(tmp_path):
     '  return times._replace(median=1e-3 + times.batch_sizes * 1e-5)\n'
     'batch_size.measure_step_seconds = steady\n'
     'from isgd_jax.experiments import main\n'
+    'from isgd_jax.experiments.planner import bench\n'
+    'noise = batch_size.NoiseScale(100.0, 9.0, 1.0, 100.0, 128, 4)\n'
+    'bench.Bench.noise_scale = lambda *_: noise\n'
     'main.main()\n'
   )
   args = ('plan-batch-size', *QUICK, '--num-devices', '2')
@@ -214,35 +225,38 @@ def test_bad_options_are_named_and_nothing_is_made(
   assert not out.parent.exists()
 
 
-@pytest.mark.usefixtures('steady_clock')
-@pytest.mark.parametrize(
-  ('args', 'message'),
-  [
-    (
-      ['--target-loss', '0.001'],
-      '--target-loss 0.001 is not reached: the smoothed loss of the pilot run '
-      'came to ',
-    ),
-    (['--target-loss', '50'], '--target-loss 50 is no target'),
-    (['--learning-rate', '1e30'], 'the loss of the pilot run is not finite'),
-    (
-      ['--learning-rate', '1e-12', '--seed', '1'],
-      'the smoothed loss of the pilot run does not fall',
-    ),
-  ],
-)
-def test_a_pilot_without_a_target_leaves_an_earlier_plan_alone(
-  tmp_path, capsys, args, message
-):
+@pytest.mark.usefixtures('steady_clock', 'made_up_noise')
+def test_a_pilot_that_misses_leaves_an_earlier_plan_alone(tmp_path, capsys):
   (tmp_path / 'plan.json').write_text('an earlier one')
   code, err = exit_code_and_stderr(
-    capsys, *QUICK, '--out', str(tmp_path), *args
+    capsys, *QUICK, '--target-loss', '0.001', '--out', str(tmp_path)
   )
   assert code == 2
-  assert message in err
+  assert '--target-loss 0.001 is not reached: the smoothed loss of ' in err
   assert len(err.splitlines()) == 1
   assert [path.name for path in tmp_path.iterdir()] == ['plan.json']
   assert (tmp_path / 'plan.json').read_text() == 'an earlier one'
+
+
+def test_a_pilot_that_diverges():
+  config = PlanConfig(batch_sizes=SIZES, learning_rate=1e30, **SMALL)
+  one = bench.Bench(config, datasets.load_dataset('digits'))
+  with pytest.raises(ValueError, match=r'not finite at step [23]; lower'):
+    measure.run_pilot(one)
+
+
+@pytest.mark.parametrize(
+  ('target', 'falling', 'message'),
+  [
+    (0.5, [2.0, 1.5, 1.0], 'is not reached: .* came to 1 nats; raise the'),
+    (5.0, [2.0, 1.5, 1.0], '--target-loss 5 is no target: .* at 2 nats'),
+    (None, [2.0, 1.5, 2.1], 'does not fall, from 2 to 2.1 nats; lower --lear'),
+  ],
+)
+def test_targets_that_cannot_be(target, falling, message):
+  config = PlanConfig(target_loss=target)
+  with pytest.raises(ValueError, match=message):
+    plan.make_plan(config, times_of(), pilot(falling=falling))
 
 
 def test_more_devices_than_there_are(tmp_path, capsys):
@@ -286,17 +300,15 @@ def test_too_little_memory_to_time(
   assert not out.exists()
 
 
-@pytest.mark.usefixtures('steady_clock')
-def test_too_little_memory_for_the_pilot(tmp_path, capsys, monkeypatch):
-  def noise_scale(self, state, batches):
+def test_too_little_memory_for_the_pilot(monkeypatch):
+  def train(self, state, batch):
     raise MemoryError
 
-  monkeypatch.setattr(bench.Bench, 'noise_scale', noise_scale)
-  out = tmp_path / 'out'
-  code, err = exit_code_and_stderr(capsys, *QUICK, '--out', str(out))
-  assert code == 2
-  assert 'a batch of 128 examples does not fit in memory' in err
-  assert not out.exists()
+  monkeypatch.setattr(bench.Bench, 'train', train)
+  one = bench.Bench(PlanConfig(**SMALL), datasets.load_dataset('digits'))
+  message = 'a batch of 128 examples does not fit in memory; lower --pilot-b'
+  with pytest.raises(InputError, match=message):
+    measure.run_pilot(one)
 
 
 def test_times_that_do_not_grow():
@@ -318,15 +330,16 @@ def times_of(seconds_of=lambda sizes: 1e-3 + sizes * 1e-5, sizes=SIZES):
   return made_up(times, seconds_of)
 
 
-def pilot(noise=None):
+def pilot(noise=None, falling=(2.0, 1.5, 1.0)):
   noise = noise or batch_size.NoiseScale(100.0, 9.0, 1.0, 100.0, 128, 4)
-  falling = np.array([2.0, 1.5, 1.0])
+  falling = np.array(falling)
   points = [losses.NoisePoint(3, 1.0, noise)]
   return measure.Pilot(falling, falling, points)
 
 
 def test_the_optimum_is_that_of_the_formula():
-  best = plan.make_plan(PlanConfig(), times_of(), pilot()).recommended
+  times = times_of(sizes=(16, 64, 256))
+  best = plan.make_plan(PlanConfig(), times, pilot()).recommended
   # sqrt(B_crit C1 C2) = sqrt(100 x 1e5 x 1e-3) = 100; both are within 0.1 %.
   assert best.batch_size in (96, 104)
 
@@ -351,7 +364,7 @@ def test_doubts_are_told():
   made = plan.make_plan(PlanConfig(), times, pilot(noise))
   text = report.report(PlanConfig(), times, pilot(noise), made, None)
   assert '- the noise scale is uncertain at step 3' in text
-  assert '- the optimum is the largest measured size, 256' in text
+  assert '- the optimum is the largest measured size, 128' in text
 
 
 def test_smoothing_counts_examples_not_steps():
