@@ -32,6 +32,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/chart_cost.py --out benchmarks/chart_cost.jsonl
 	$(BIN)/python benchmarks/data_parallel_cost.py --out benchmarks/data_parallel_cost.jsonl
 	$(BIN)/python benchmarks/training_run.py --out benchmarks/training_run.jsonl
+	$(BIN)/python benchmarks/batch_size_validation.py --out benchmarks/batch_size_validation.jsonl
 
 clean:
 	rm -rf $(VENV) build dist

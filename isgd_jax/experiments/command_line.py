@@ -8,6 +8,7 @@ import dataclasses
 from typing import Annotated
 
 from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments.planner.config import PlanConfig
 from isgd_jax.experiments.trainer.config import TrainConfig
 from isgd_jax.experiments.trainer.devices import DevicesConfig
 
@@ -134,7 +135,38 @@ class Chart:
       )
 
 
-def parse(args: Sequence[str] | None) -> Demo | Train | Chart:
+@dataclasses.dataclass(frozen=True)
+class PlanBatchSize:
+  """Find the batch size of the least training time on this machine.
+
+  Times the training step at several batch sizes, makes a short pilot run with
+  measurements of the gradient noise scale, and predicts from these the seconds
+  to a training loss for every size between. Prints the plan, and writes to
+  the folder --out: all that was measured and fitted (plan.json), the step time
+  (step_time.png) and the predictions (time_to_target.png). On several devices
+  it also reports how they scale. Nothing else should run meanwhile.
+  """
+
+  config: tyro.conf.OmitArgPrefixes[PlanConfig] = dataclasses.field(
+    default_factory=PlanConfig
+  )
+
+  out: str = 'isgd-plan'
+  """Folder for the plan and its figures; made if missing. Those of an earlier
+  plan are replaced."""
+
+  def __call__(self) -> None:
+    """Measures, and prints the plan."""
+    from isgd_jax.experiments.planner import command
+
+    print(command.run(self.config, self.out))
+    print(f'\nPlan and figures: {self.out}')
+
+
+Command = Demo | Train | Chart | PlanBatchSize
+
+
+def parse(args: Sequence[str] | None) -> Command:
   """The subcommand that the command line asks for, not yet run.
 
   Args:
@@ -174,12 +206,13 @@ def _resumed(args: Sequence[str] | None, train: Train) -> Train:
   return dataclasses.replace(again, config=config)
 
 
-def _cli(args: Sequence[str] | None, train: Train) -> Demo | Train | Chart:
+def _cli(args: Sequence[str] | None, train: Train) -> Command:
   """Parses the command line; `train` has the defaults of that subcommand."""
   commands = (
     Annotated[Demo, tyro.conf.subcommand('demo')]
     | Annotated[Train, tyro.conf.subcommand('train', default=train)]
     | Annotated[Chart, tyro.conf.subcommand('chart')]
+    | Annotated[PlanBatchSize, tyro.conf.subcommand('plan-batch-size')]
   )
   return tyro.cli(
     commands,

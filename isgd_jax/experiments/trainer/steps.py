@@ -109,6 +109,44 @@ class Steps(NamedTuple):
   evaluate: Callable[..., Sums]
 
 
+def build_loss(
+  create_network: Callable[[nnx.Rngs], nnx.Module], dataset: Dataset
+) -> Callable[..., tuple[jax.Array, tuple[Sums, Any]]]:
+  """The training loss as a pure function.
+
+  Args:
+    create_network: as for `build_steps`.
+    dataset: likewise.
+
+  Returns:
+    `loss_fn(params, model_state, record, weight) -> (loss, (Sums,
+    model_state))`, the weighted mean over the batch in nats, and the model
+    state that the evaluation has moved on.
+
+  Example:
+    >>> from isgd_jax.experiments import datasets, models
+    >>> digits = datasets.load_dataset('digits')
+    >>> create = lambda rngs: models.create_model(
+    ...   'mlp', digits.example_shape, 10, rngs=rngs)
+    >>> loss_fn = build_loss(create, digits)
+    >>> state = build_steps(create, digits, optax.sgd(0.1), seed=0).init()
+    >>> record = digits.train.__getitems__(range(32))
+    >>> loss, _ = loss_fn(
+    ...   state.params, state.model_state, record, np.ones(32))
+    >>> bool(1.0 < loss < 5.0)
+    True
+  """
+  graphdef = nnx.graphdef(nnx.eval_shape(lambda: create_network(nnx.Rngs(0))))
+
+  def loss_fn(params, model_state, record, weight):
+    network = nnx.merge(graphdef, params, model_state)
+    loss, sums = _loss(network, dataset, record, weight)
+    _, _, moved = nnx.split(network, nnx.Param, ...)
+    return loss, (sums, nnx.as_pure(moved))
+
+  return loss_fn
+
+
 def build_steps(
   create_network: Callable[[nnx.Rngs], nnx.Module],
   dataset: Dataset,
@@ -153,27 +191,20 @@ def build_steps(
     params = nnx.as_pure(params)
     return RunState(params, nnx.as_pure(model_state), optimizer.init(params))
 
-  def loss_fn(network, record, weight):
-    sums = _sums(network, dataset, record, weight, train=True)
-    count = jnp.maximum(sums.num_examples, 1.0)
-    return sums.loss / count, sums
+  def network_loss(network, record, weight):
+    return _loss(network, dataset, record, weight)
+
+  loss_fn = build_loss(create_network, dataset)
 
   def train(state, record, weight):
     network = nnx.merge(graphdef, state.params, state.model_state)
     # Before the evaluation that moves statistics and keys on.
     value_fn = training.nnx_value_fn(
-      loss_fn, network, record, weight, has_aux=True
+      network_loss, network, record, weight, has_aux=True
     )
-
-    def loss_of(params):
-      network = nnx.merge(graphdef, params, state.model_state)
-      loss, sums = loss_fn(network, record, weight)
-      _, _, moved = nnx.split(network, nnx.Param, ...)
-      return loss, (sums, nnx.as_pure(moved))
-
     (loss, (sums, model_state)), grads = jax.value_and_grad(
-      loss_of, has_aux=True
-    )(state.params)
+      loss_fn, has_aux=True
+    )(state.params, state.model_state, record, weight)
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.params, value=loss, value_fn=value_fn
     )
@@ -218,6 +249,14 @@ def unpack(packed: np.ndarray) -> StepReport:
     **{name: getattr(report, name).astype(np.int64) for name in counts},
     **{name: getattr(report, name).astype(bool) for name in flags},
   )
+
+
+def _loss(
+  network: Any, dataset: Dataset, record: Record, weight: jax.Array
+) -> tuple[jax.Array, Sums]:
+  """The training loss of a batch, and the sums that it is made of."""
+  sums = _sums(network, dataset, record, weight, train=True)
+  return sums.loss / jnp.maximum(sums.num_examples, 1.0), sums
 
 
 def _sums(

@@ -1,0 +1,1 @@
+"""`isgd-jax plan-batch-size`: which batch size, on this machine."""
