@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -260,8 +261,6 @@ def test_targets_that_cannot_be(target, falling, message):
 
 
 def test_more_devices_than_there_are(tmp_path, capsys):
-  import jax
-
   count = 2 * jax.device_count()  # JAX is in use, and cannot make more.
   args = ('--batch-sizes', str(count), str(2 * count), str(4 * count))
   code, err = exit_code_and_stderr(

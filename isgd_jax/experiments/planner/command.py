@@ -49,10 +49,11 @@ def run(
     OutputError: the folder cannot be written to.
 
   Example:
-    >>> import tempfile
-    >>> config = PlanConfig(
-    ...   batch_sizes=(16, 128, 1024), pilot_steps=20, num_repeats=3)
-    >>> text = run(config, tempfile.mkdtemp())  # doctest: +SKIP
+    >>> try:
+    ...   run(PlanConfig(target_loss=0.0), 'plan')
+    ... except InputError as error:
+    ...   print(error)
+    --target-loss must be above 0, got 0.0
   """
   check_config(config)
   folder = pathlib.Path(out)

@@ -75,7 +75,13 @@ def draw_step_time(
     _finish(ax, sizes)
     ax.set_yscale('log')
     _plain_numbers(ax)
-  left.legend(frameon=False, fontsize=9)
+  figure.legend(
+    *left.get_legend_handles_labels(),
+    loc='outside lower center',
+    ncols=3,
+    frameon=False,
+    fontsize=9,
+  )
   figure.suptitle(title, fontsize=11)
   replace_file(path, lambda new: figure.savefig(new, dpi=_DPI))
 

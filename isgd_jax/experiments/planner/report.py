@@ -33,7 +33,7 @@ def report(
     scaling: what several devices bring, or None.
 
   Returns:
-    Lines of at most 80 characters.
+    Lines; the words are wrapped at 80 characters.
   """
   parts = [
     _size_table(times, plan),
@@ -71,10 +71,7 @@ def _size_table(times: batch_size.StepSeconds, plan: Plan) -> str:
       f'{batch_size.time_to_loss(size, model, critical):.3g}',
       f'{batch_size.time_to_loss(size, model, paper):.3g}',
     )
-    for size, median, low, high in zip(
-      *times[:4],
-      strict=True,
-    )
+    for size, median, low, high in zip(*times[:4], strict=True)
   ]
   heading = (
     'batch|ms a||examples|steps to||seconds to|',
@@ -113,9 +110,10 @@ def _noise_table(pilot: Pilot, plan: Plan) -> str:
   ]
   words = (
     f'Critical batch size: {plan.critical_batch_size:,.0f}, the median over '
-    f'the later half of the points up to the target. It grows as the loss '
+    'the later half of the points up to the target. It grows as the loss '
     'falls, and so does the best batch size: for a lower target, measure on '
-    'the way to that.'
+    'the way to that. Where it was checked it came out too low, and the size '
+    'with it (docs/batch_size.md): when in doubt, take the larger.'
   )
   table = _table((('pilot step', 'loss', 'noise scale (examples)', ''), *rows))
   return f'{table}\n\n{_wrapped(words)}'
