@@ -13,11 +13,14 @@ OUT ?= isgd-demo
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
 
-# The library and every doctest as XLA compiles them for a user; the experiments
-# compile far more than they compute.
+# The invariants, the numbers, the cost of a step and every doctest as XLA
+# compiles for a user. The experiments, and what goes through every chart and
+# configuration, compile far more than they compute, so these compile cheaply.
+cheaply := tests/experiments tests/common_test.py tests/chart_family_test.py \
+  tests/actions_test.py
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --ignore=tests/experiments
-	$(BIN)/python -m pytest -n auto --fast-compile tests/experiments
+	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(cheaply))
+	$(BIN)/python -m pytest -n auto --fast-compile $(cheaply)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
