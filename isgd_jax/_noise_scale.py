@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -61,8 +62,8 @@ def gradient_noise_scale(
   Args:
     value_and_grad_fn: `value_and_grad_fn(params, batch)` returns the mean loss
       of a batch (or anything) and its gradient, a pytree of floating-point
-      arrays. It is compiled here.
-    params: pytree of arrays.
+      arrays. It is compiled here, once for the same function.
+    params: pytree of arrays; it may hold more than the gradient has.
     batches: at least three, pytrees of arrays [batch, ...] of one size, drawn
       independently. A few dozen give an error of some 20 %.
 
@@ -90,22 +91,17 @@ def gradient_noise_scale(
   size = _checked_batch_size(batches)
   count = len(batches)
 
-  @jax.jit
-  def add_gradient(total, params, batch):
-    """Sum of gradients, and the squared norm of this one."""
-    grad = _wide(value_and_grad_fn(params, batch)[1])
-    return optax.tree.add(total, grad), optax.tree.norm(grad, squared=True)
-
-  @jax.jit
-  def project(total, params, batch):
-    return optax.tree.vdot(total, _wide(value_and_grad_fn(params, batch)[1]))
-
-  total = jax.tree.map(jnp.zeros_like, _wide(params))
+  shapes = jax.eval_shape(
+    lambda *args: _wide(value_and_grad_fn(*args)[1]), params, batches[0]
+  )
+  total = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   squares = []
   for batch in batches:
-    total, square = add_gradient(total, params, batch)
+    total, square = _add_gradient(value_and_grad_fn, total, params, batch)
     squares.append(square)
-  projections = [project(total, params, batch) for batch in batches]
+  projections = [
+    _project(value_and_grad_fn, total, params, batch) for batch in batches
+  ]
   squares = np.asarray(jax.device_get(squares), np.float64)
   projections = np.asarray(jax.device_get(projections), np.float64)
   squared_total = projections.sum()
@@ -127,6 +123,30 @@ def gradient_noise_scale(
   return NoiseScale(float(scale), error, float(norm), float(trace), size, count)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _add_gradient(
+  value_and_grad_fn: Callable[[Any, Any], tuple[Any, Any]],
+  total: Any,
+  params: Any,
+  batch: Any,
+) -> tuple[Any, jax.Array]:
+  """Sum of gradients, and the squared norm of this one."""
+  grad = _wide(value_and_grad_fn(params, batch)[1])
+  return optax.tree.add(total, grad), optax.tree.norm(grad, squared=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _project(
+  value_and_grad_fn: Callable[[Any, Any], tuple[Any, Any]],
+  total: Any,
+  params: Any,
+  batch: Any,
+) -> jax.Array:
+  """The inner product of a sum of gradients with this one."""
+  grad = _wide(value_and_grad_fn(params, batch)[1])
+  return jnp.asarray(optax.tree.vdot(total, grad))
+
+
 def _estimates(
   squared_total: Any, sum_of_squares: Any, count: int, size: int
 ) -> tuple[Any, Any]:
@@ -144,10 +164,12 @@ def _ratio(trace: Any, norm: Any) -> Any:
 
 def _wide(tree: Any) -> Any:
   """Leaves of at least 32 bits, for sums and norms."""
-  return jax.tree.map(
-    lambda x: x if jnp.finfo(x.dtype).bits >= 32 else x.astype(jnp.float32),
-    jax.tree.map(jnp.asarray, tree),
-  )
+
+  def widen(x):
+    is_wide = jnp.finfo(x.dtype).bits >= 32
+    return x if is_wide else x.astype(jnp.float32)
+
+  return jax.tree.map(widen, tree)
 
 
 def _checked_batch_size(batches: list[Any]) -> int:

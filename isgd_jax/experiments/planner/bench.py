@@ -66,7 +66,7 @@ class Bench:
     create = functools.partial(create_network, train_config, dataset)
     # The rate is constant, so the length of a cycle is of no account.
     self._optimizer = build_optimizer(train_config, batches_per_cycle=1)
-    self._loss_fn = build_loss(create, dataset)
+    self._loss_fn = loss_fn = build_loss(create, dataset)
     self._steps = build_steps(create, dataset, self._optimizer, config.seed)
     # Fails here on what does not fit together.
     template = jax.eval_shape(self._steps.init)
@@ -79,6 +79,15 @@ class Bench:
       out_shardings=self._sharding(config.num_devices, _P()),
     )
     self._shared: RunState | None = None
+
+    def value_and_grad(variables, batch):
+      params, model_state = variables
+      return jax.value_and_grad(loss_fn, has_aux=True)(
+        params, model_state, *batch
+      )
+
+    # One function for all points, which is compiled once.
+    self._value_and_grad = value_and_grad
 
   def init(self) -> RunState:
     """The initial state, on every device.
@@ -215,14 +224,8 @@ class Bench:
       The measurement. Model state (BatchNorm, dropout keys) is that of the
       state, for each batch.
     """
-
-    def value_and_grad(params, batch):
-      return jax.value_and_grad(self._loss_fn, has_aux=True)(
-        params, state.model_state, *batch
-      )
-
     return batch_size.gradient_noise_scale(
-      value_and_grad, state.params, batches
+      self._value_and_grad, (state.params, state.model_state), batches
     )
 
   def _init_on(self, num_devices: int) -> RunState:
