@@ -39,7 +39,7 @@ def value_and_grad(
   already, and the result is N times too large. Without an axis name this *is*
   `jax.value_and_grad`, also right for a sharded batch under plain `jax.jit`.
 
-  All devices reduce value, gradient and weight together, once.
+  Value and gradient are reduced together; weights, if any, before them.
 
   Args:
     fun: loss of the parameters (a pytree of real floating-point arrays, the
@@ -52,8 +52,9 @@ def value_and_grad(
     shard_weight: this device's :math:`m_i` >= 0, a real scalar of any dtype:
       the number of examples that `fun` averages over, without padding. A device
       of weight 0 adds nothing, even if its loss is not a number; if all have
-      weight 0, so is the result. None for equal shares. Without an axis name
-      there is one share, and nothing to weigh.
+      weight 0, so is the result. (An element of its gradient that is not a
+      number is left out as a whole.) None for equal shares. Without an axis
+      name there is one share, and nothing to weigh.
 
   Returns:
     A function with the arguments of `fun` that returns `(value, gradient)`, or
@@ -61,7 +62,7 @@ def value_and_grad(
 
   Raises:
     ValueError: from the function, on an axis name that is not bound where it is
-      called; from here, on a weight that is not a real scalar.
+      called; from here, on a weight that is negative or no real scalar.
 
   Examples:
     >>> import jax, jax.numpy as jnp, isgd_jax
@@ -91,6 +92,7 @@ def value_and_grad(
       shard_weight,
       "Pass the number of examples in this device's share.",
     )
+    _checks.check_number('shard_weight', shard_weight, minimum=0.0)
   if axis_name is None:
     return jax.value_and_grad(fun, has_aux=has_aux)
 
@@ -98,6 +100,7 @@ def value_and_grad(
     _check_bound(axis_name)
     # Varying parameters have a gradient of the local loss, in every mode.
     params = jax.tree.map(lambda p: _as_varying(p, axis_name), params)
+    share = None if shard_weight is None else _share_of(shard_weight, axis_name)
 
     def weighted(params):
       """The local loss, weighted before it is differentiated.
@@ -107,42 +110,49 @@ def value_and_grad(
       """
       result = fun(params, *args, **kwargs)
       value, aux = result if has_aux else (result, None)
-      value = jnp.asarray(value)
-      if shard_weight is not None:
-        weight = jnp.asarray(shard_weight).astype(value.dtype)
-        value = jnp.where(weight > 0, weight * value, jnp.zeros_like(value))
-      return value, aux
+      # A loss that `fun` has reduced itself is each device's own again.
+      value = _as_varying(jnp.asarray(value), axis_name)
+      return value if share is None else _times(value, share), aux
 
     (value, aux), grad = jax.value_and_grad(weighted, has_aux=True)(params)
-    if shard_weight is None:
-      value, grad = jax.lax.pmean((value, grad), axis_name)
-    else:
-      value, grad = _weighted_mean(value, grad, shard_weight, axis_name)
+    if share is not None:
+      # All padding: 0 times the gradient of a loss that is not a number.
+      grad = jax.tree.map(
+        lambda g: jnp.where(
+          (share == 0) & ~jnp.isfinite(g), jnp.zeros_like(g), g
+        ),
+        grad,
+      )
+    value, grad = jax.lax.pmean((value, grad), axis_name)
     return ((value, aux) if has_aux else value), grad
 
   return averaged
 
 
-def _weighted_mean(
-  value: jax.Array,
-  grad: Any,
-  shard_weight: jax.typing.ArrayLike,
-  axis_name: str | tuple[str, ...],
-) -> tuple[jax.Array, Any]:
-  """Sums of weighted values and gradients over the sum of weights."""
-  # Counts above 256 are not exact in bfloat16.
+def _share_of(
+  shard_weight: jax.typing.ArrayLike, axis_name: str | tuple[str, ...]
+) -> jax.Array:
+  """This device's weight in units of the mean one; NaN where all are 0.
+
+  Of order one, so that no narrow loss or gradient overflows by it.
+  """
+  weight = jnp.asarray(shard_weight)
+  is_wide = (
+    jnp.issubdtype(weight.dtype, jnp.floating)
+    and jnp.finfo(weight.dtype).bits > 32
+  )
+  weight = weight.astype(weight.dtype if is_wide else jnp.float32)
+  weight = _as_varying(jnp.maximum(weight, 0), axis_name)
+  return weight / jax.lax.pmean(weight, axis_name)
+
+
+def _times(value: jax.Array, share: jax.Array) -> jax.Array:
+  """A loss by its share, in the loss's dtype; 0 where the share is."""
   is_wide = jnp.finfo(value.dtype).bits >= 32
-  weight = jnp.asarray(shard_weight).astype(
-    value.dtype if is_wide else jnp.float32
-  )
-  # All padding: 0 times the gradient of a loss that is not a number.
-  grad = jax.tree.map(
-    lambda g: jnp.where((weight > 0) | jnp.isfinite(g), g, jnp.zeros_like(g)),
-    grad,
-  )
-  value, grad, total = jax.lax.psum((value, grad, weight), axis_name)
-  mean = lambda x: x / total.astype(x.dtype)
-  return mean(value), jax.tree.map(mean, grad)
+  dtype = value.dtype if is_wide else share.dtype
+  product = value.astype(dtype) * share.astype(dtype)
+  product = jnp.where(share == 0, jnp.zeros_like(product), product)
+  return product.astype(value.dtype)
 
 
 def _check_bound(axis_name: str | tuple[str, ...]) -> None:
@@ -157,9 +167,7 @@ def _check_bound(axis_name: str | tuple[str, ...]) -> None:
     ) from error
 
 
-def _as_varying(
-  param: jax.typing.ArrayLike, axis_name: str | tuple[str, ...]
-) -> jax.typing.ArrayLike:
+def _as_varying(param: Any, axis_name: str | tuple[str, ...]) -> Any:
   """Casts `param` to vary over the mesh axes over which it does not yet."""
   axes = (axis_name,) if isinstance(axis_name, str) else axis_name
   # An axis of jax.vmap is not one of a mesh: each lane of it has its local

@@ -103,7 +103,7 @@ def pad_shards(
   batch: Any,
   shard_sizes: Sequence[int],
   *,
-  microbatch_size: int = 1,
+  microbatch_size: int,
   sharding: jax.sharding.Sharding | None = None,
 ) -> PaddedShards:
   """Lays a global batch out in blocks of one size, one for each device.
@@ -116,9 +116,9 @@ def pad_shards(
     batch: pytree of NumPy arrays [batch, ...], the whole global batch, in every
       process.
     shard_sizes: examples of each device, from :func:`proportional_shards`.
-    microbatch_size: as there.
+    microbatch_size: as there, and as in :func:`microbatched`.
     sharding: where the result goes: the leading axis is to be cut into one part
-      for each share. None leaves NumPy arrays.
+      for each share, in the order of its mesh. None leaves NumPy arrays.
 
   Returns:
     A :class:`PaddedShards`.
@@ -173,7 +173,8 @@ def pad_shards(
   if num_parts != len(sizes):
     raise ValueError(
       f'shard_sizes must be one for each of the {num_parts} parts that the '
-      f'sharding cuts the batch into, got {len(sizes)} sizes.'
+      f'sharding cuts the batch into, got {len(sizes)} sizes. Give '
+      'proportional_shards the throughputs of the devices of its mesh.'
     )
   return jax.tree.map(
     lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__),
@@ -207,12 +208,15 @@ def microbatched(
   Returns:
     `loss(params, batch, num_microbatches)`, where `batch` is a pytree of arrays
     [block, ...] of which the first `num_microbatches * microbatch_size` rows
-    count; an int32 scalar, or an array of one. It can be differentiated once,
-    in reverse, with respect to `params` alone.
+    count; an int32 scalar, or an array of one. A number that is known only when
+    it runs, and that the block does not hold, makes loss and gradient NaN. The
+    loss can be differentiated once, in reverse; its gradient with respect to
+    the batch is taken to be zero. Sums have at least 32 bits.
 
   Raises:
     ValueError: on a microbatch_size below 1; from the loss, if it does not
-      divide the block, or `fun` returns no real scalar.
+      divide the block, if `fun` returns no real scalar, or on a number of
+      microbatches that the block does not hold.
 
   Examples:
     >>> import jax.numpy as jnp, isgd_jax
@@ -254,23 +258,40 @@ def microbatched(
     def body(carry):
       """Adds one microbatch."""
       index, total = carry
-      total = jax.tree.map(jnp.add, total, evaluate_at(index))
+      total = jax.tree.map(
+        lambda t, x: t + x.astype(t.dtype), total, evaluate_at(index)
+      )
       return index + 1, total
 
     # Zeros that vary over devices as the terms do; the values are not computed.
     start = jnp.zeros_like(count)
-    zeros = jax.tree.map(jnp.zeros_like, evaluate_at(start))
+    term = evaluate_at(start)
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, _sum_dtype(x)), term)
     _, total = jax.lax.while_loop(
       lambda carry: carry[0] < count, body, (start, zeros)
     )
-    return jax.tree.map(lambda x: x / count.astype(x.dtype), total)
+    rows = jax.tree.leaves(batch)[0].shape[0]
+    is_held = (count >= 1) & (count <= rows // microbatch_size)
+    divisor = jnp.where(is_held, count.astype(jnp.float32), jnp.nan)
+    return jax.tree.map(
+      lambda t, x: (t / divisor.astype(t.dtype)).astype(x.dtype), total, term
+    )
+
+  def checked_fun(params, batch):
+    value = fun(params, batch)
+    _checks.check_real_scalar(
+      'The result of fun', value, 'Return the mean loss of the microbatch.'
+    )
+    return value
 
   @jax.custom_vjp
   def loss(params, batch, count):
-    return mean_over(fun, params, batch, count)
+    return mean_over(checked_fun, params, batch, count)
 
   def forward(params, batch, count):
-    value, grad = mean_over(jax.value_and_grad(fun), params, batch, count)
+    value, grad = mean_over(
+      jax.value_and_grad(checked_fun), params, batch, count
+    )
     return value, grad
 
   def backward(grad, cotangent):
@@ -288,10 +309,24 @@ def microbatched(
           f'{jax.tree_util.keystr(path)}, of shape {jnp.shape(leaf)}. Lay the '
           'batch out with pad_shards and this microbatch_size.'
         )
+    if not _checks.is_traced(num_microbatches):
+      most = jnp.shape(jax.tree.leaves(batch)[0])[0] // microbatch_size
+      number = np.asarray(num_microbatches).reshape(())
+      if not 1 <= number <= most:
+        raise ValueError(
+          f'num_microbatches must lie within 1 and {most}, as many of '
+          f'{microbatch_size} as the batch holds, got {number}. Lay the batch '
+          'out with pad_shards and this microbatch_size.'
+        )
     count = jnp.asarray(num_microbatches, jnp.int32).reshape(())
     return loss(params, batch, count)
 
   return checked_loss
+
+
+def _sum_dtype(x: jax.Array) -> Any:
+  """Wide enough to count to more than bfloat16's 256."""
+  return x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
 
 
 def measure_throughputs(
@@ -306,15 +341,16 @@ def measure_throughputs(
 
   Each device computes alone, `num_repeats` times after compilation and one warm
   run; the median counts. Devices of other processes are measured there at the
-  same time, and all get all results.
+  same time, and all get all results (all wait for one that fails).
 
   Args:
     fun: `fun(params, batch)` returns the loss, a real scalar.
     params: pytree of floating-point arrays.
     batch: pytree of arrays [examples, ...]: a microbatch of the size to train
       with, since speed depends on it.
-    devices: which ones, by default all, as :func:`jax.devices` lists them. With
-      several processes, all name the same ones.
+    devices: which ones, by default all, as :func:`jax.devices` lists them. For
+      :func:`pad_shards` pass `mesh.devices.flat`: a mesh may have another
+      order. With several processes, all name the same ones.
     num_repeats: >= 1.
 
   Returns:

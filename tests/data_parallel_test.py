@@ -44,7 +44,7 @@ def test_aux_of_each_lane_is_kept_and_the_rest_averaged():
 
 
 @pytest.mark.parametrize('dtype', ['int32', 'float32', 'bfloat16'])
-def test_weights_of_any_dtype_are_exact(dtype):
+def test_weights_of_any_dtype_count(dtype):
   weights = jnp.array([250, 6, 0], dtype)
   x = jnp.array([1.0, 2.0, jnp.nan])
   value, grad = mapped(lambda w, x: w * x, x, weights=weights)
@@ -52,9 +52,27 @@ def test_weights_of_any_dtype_are_exact(dtype):
   np.testing.assert_allclose(grad, (250 + 12) / 256, rtol=1e-6)
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('weights', [[257, 1], [8192, 8192], [70000, 1]])
+def test_weights_that_a_narrow_loss_cannot_hold(dtype, weights):
+  """Packed tokens by the thousand, at half precision."""
+
+  def fun(w, x):
+    return (w * x).astype(dtype)
+
+  x = jnp.array([10.0, 30.0])
+  value, grad = mapped(fun, x, weights=jnp.array(weights))
+  mean = np.average([10.0, 30.0], weights=weights)
+  # Two roundings to the loss's own dtype.
+  rtol = 2 * float(jnp.finfo(dtype).eps)
+  np.testing.assert_allclose(value.astype('float32'), 3 * mean, rtol=rtol)
+  np.testing.assert_allclose(grad, mean, rtol=rtol)
+
+
 def test_no_examples_at_all_are_no_loss():
-  value, _ = mapped(lambda w, x: w * x, jnp.ones(2), weights=[0.0, 0.0])
+  value, grad = mapped(lambda w, x: w * x, jnp.ones(2), weights=[0.0, 0.0])
   assert np.isnan(value).all()
+  assert np.isnan(grad).all()
 
 
 @pytest.mark.parametrize('weights', [None, [1.0, 2.0, 5.0], [0.0, 1.0, 1.0]])
@@ -70,6 +88,14 @@ def test_what_a_loss_takes_from_other_devices_is_differentiated(weights):
   expected = np.average(x, weights=weights) * mean_of_squares
   np.testing.assert_allclose(grad, expected, rtol=1e-6)
   np.testing.assert_allclose(value, 3 * expected, rtol=1e-6)
+
+
+def test_a_negative_weight_found_when_it_runs_counts_as_none():
+  value, grad = mapped(
+    lambda w, x: w * x, jnp.array([1.0, 2.0]), weights=[-1.0, 3.0]
+  )
+  assert value.tolist() == [6.0, 6.0]
+  assert grad.tolist() == [2.0, 2.0]
 
 
 def test_the_dtype_of_a_narrow_loss_stays():
@@ -117,6 +143,7 @@ def test_isgd_names_an_axis_that_is_not_bound():
   [
     (np.ones(2), r'shard_weight must be a real scalar, got float\d+\[2\]'),
     ('3', r"shard_weight must be a real scalar, got '3' of type str"),
+    (-1.0, r'shard_weight must be a finite number >= 0, got -1\.0'),
     (1j, r'shard_weight must be a real scalar, got 1j of type complex'),
   ],
 )

@@ -31,7 +31,7 @@ def test_shares_are_proportional_whole_and_sum_to_the_batch(
   if (np.floor(quotas) >= 1).all():
     # Hamilton's rule keeps every share within one of its quota.
     assert (np.abs(counts - quotas) < 1 + 1e-6).all()
-  # A device never has less than a slower one.
+  # By remainders, a device may have one microbatch less than a slower one.
   order = np.argsort(speeds, kind='stable')
   assert (np.diff(counts[order]) >= -1).all()
 
@@ -89,7 +89,7 @@ def test_batches_that_cannot_be_divided(batch_size, microbatch_size, message):
 
 def test_each_block_begins_with_its_share():
   batch = {'x': np.arange(14.0).reshape(7, 2), 'y': np.arange(7)}
-  shards = isgd_jax.pad_shards(batch, (1, 4, 2))
+  shards = isgd_jax.pad_shards(batch, (1, 4, 2), microbatch_size=1)
   assert shards.num_microbatches.tolist() == [1, 4, 2]
   assert shards.data['y'].tolist() == [0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 6, 6]
   np.testing.assert_array_equal(shards.data['x'], batch['x'][shards.data['y']])
@@ -153,6 +153,37 @@ def test_parameters_in_bfloat16_keep_their_dtype():
   loss = isgd_jax.microbatched(fun, microbatch_size=4)
   value, grad = jax.jit(jax.value_and_grad(loss))(params, batch, 3)
   assert value.dtype == grad['w'].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
+def test_sums_of_many_microbatches_are_wide(dtype):
+  """bfloat16 counts to 256, float16 to 65,504."""
+  loss = isgd_jax.microbatched(lambda w, x: jnp.mean(w * x), microbatch_size=1)
+  value, grad = jax.value_and_grad(loss)(
+    jnp.ones((), dtype), jnp.full(1024, 100.0, dtype), 1024
+  )
+  assert value.dtype == grad.dtype == dtype
+  assert (float(value), float(grad)) == (100.0, 100.0)
+
+
+@pytest.mark.parametrize('count', [0, -1, 5])
+def test_a_number_of_microbatches_that_the_block_does_not_hold(count):
+  params, batch = problem()
+  loss = isgd_jax.microbatched(fun, microbatch_size=3)
+  with pytest.raises(ValueError, match=f'within 1 and 4, .* got {count}'):
+    loss(params, batch, count)
+  value, grad = jax.jit(jax.value_and_grad(loss))(params, batch, count)
+  assert np.isnan(value)
+  assert np.isnan(grad['w']).all()
+
+
+def test_a_loss_of_a_microbatch_is_a_scalar():
+  params, batch = problem()
+  loss = isgd_jax.microbatched(
+    lambda params, batch: batch['x'] @ params['w'], microbatch_size=3
+  )
+  with pytest.raises(ValueError, match=r'result of fun must be a real scalar'):
+    loss(params, batch, 2)
 
 
 def test_a_microbatch_that_does_not_divide_the_block():

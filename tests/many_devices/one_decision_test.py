@@ -168,3 +168,48 @@ def test_a_share_of_nothing_but_padding_adds_nothing(mode):
   batch = x[:11], y[:11], mask[:11]
   expected = jax.value_and_grad(loss_of)(params, batch)
   mapping.close(expected, (value, grad), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('weight', [None, 3.0, 'varying'])
+@pytest.mark.parametrize('mode', mapping.MAPPED_MODES)
+def test_a_loss_that_is_reduced_already_is_differentiated_once(mode, weight):
+  def step(params, state, x):
+    loss = lambda w: jax.lax.pmean(jnp.mean(w * x), mapping.AXIS)
+    share = weight
+    if weight == 'varying':
+      share = 1.0 + jax.lax.axis_index(mapping.AXIS).astype(jnp.float32)
+    value, grad = isgd_jax.value_and_grad(
+      loss, axis_name=mapping.AXIS, shard_weight=share
+    )(params)
+    return grad, value
+
+  x = np.arange(16, dtype=np.float32)
+  grad, value = mapping.parallel(mode, step)(jnp.float32(2.0), 0.0, x)
+  mapping.close((7.5, 15.0), (grad, value), rtol=1e-6)
+
+
+@pytest.mark.parametrize('is_checked', [False, True])
+def test_a_weight_may_vary_over_one_of_two_axes(is_checked):
+  mesh = jax.make_mesh(
+    (4, 2), ('a', 'b'), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  P = jax.sharding.PartitionSpec
+
+  def step(x):
+    weight = 1 + jax.lax.axis_index('a')
+    return isgd_jax.value_and_grad(
+      lambda w: jnp.mean(w * x), axis_name=('a', 'b'), shard_weight=weight
+    )(jnp.float32(2.0))
+
+  x = np.arange(8, dtype=np.float32)
+  value, grad = jax.jit(
+    jax.shard_map(
+      step,
+      mesh=mesh,
+      in_specs=P(('a', 'b')),
+      out_specs=P(),
+      check_vma=is_checked,
+    )
+  )(x)
+  expected = np.average(x, weights=[1, 1, 2, 2, 3, 3, 4, 4])
+  mapping.close((2 * expected, expected), (value, grad), rtol=1e-6)

@@ -10,6 +10,7 @@ import pytest
 
 import isgd_jax
 from tests.many_devices import mapping
+from tests.many_devices.collectives_test import collectives
 
 MICROBATCH_SIZE = 4
 # 1 : 2 : 5, for the last of the devices most.
@@ -141,16 +142,18 @@ def test_no_device_waits_for_another_between_microbatches():
     .compile()
     .as_text()
   )
-  *_, entry = text.partition('\nENTRY')
-  assert re.search(r' while\(', entry)
-  num_in_entry = len(re.findall(r' all-reduce\(', entry))
-  assert num_in_entry == len(re.findall(r' all-reduce\(', text)) == 1
+  found = collectives(text)
+  assert set(found) == {'ENTRY'}
+  assert {kind for kind, _ in found['ENTRY']} == {'all-reduce'}
+  assert re.search(r' while\(', text[text.index('\nENTRY') :])
 
 
 def test_sizes_are_checked_against_the_devices():
   sharding = jax.sharding.NamedSharding(mapping.make_mesh(), P(mapping.AXIS))
   with pytest.raises(ValueError, match='one for each of the 8 parts'):
-    isgd_jax.pad_shards(np.zeros(12), (4, 4, 4), sharding=sharding)
+    isgd_jax.pad_shards(
+      np.zeros(12), (4, 4, 4), microbatch_size=4, sharding=sharding
+    )
 
 
 def test_every_device_is_measured():
