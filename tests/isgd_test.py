@@ -164,6 +164,14 @@ jitted_loss = jax.jit(loss_fn)
 jitted_gradient = jax.jit(jax.grad(loss_fn))
 
 
+@jax.jit
+def draw_problem(seed, shift, scale):
+  """Parameters of a scale, and a batch whose targets are shifted."""
+  params = jax.tree.map(lambda p: p * scale, make_params())
+  x = jax.random.normal(jax.random.key(seed), (16, 3))
+  return params, (x, x[:, 0] + shift)
+
+
 @functools.cache
 def full_window():
   """A chart's state after which any larger loss is flagged."""
@@ -184,15 +192,11 @@ def test_invariant_2_the_chase_never_hurts_its_batch(
   seed, shift, log_scale, base_update_when_chasing
 ):
   """Finite and no higher than found, or else the base update."""
-  key = jax.random.key(seed)
-  scale = jnp.float32(10.0**log_scale)
-  params = jax.tree.map(lambda p: p * scale, make_params())
+  params, batch = draw_problem(seed, shift, 10.0**log_scale)
   optimizer = isgd_jax.isgd(
     optax.sgd(0.05, momentum=0.9), isgd_jax.shewhart(4, 1.0)
   )
   opt_state = optimizer.init(params)._replace(chart_state=full_window())
-  x = jax.random.normal(key, (16, 3))
-  batch = (x, x[:, 0] + shift)
   found = jitted_loss(params, batch)
   hypothesis.assume(bool(jnp.isfinite(found)))
   new_params, state = JITTED_STEPS[base_update_when_chasing](
