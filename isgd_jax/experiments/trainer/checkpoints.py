@@ -30,7 +30,8 @@ class Checkpoints:
 
   Saving copies the state and returns; the files are written in the background,
   under another name until they are complete. Use it as a context, which waits
-  for them. Of several processes all save and restore, in the same folder.
+  for them. Of several processes all save, together, and all restore, each for
+  itself, in the same folder.
 
   Attributes:
     folder: where they are.
@@ -70,6 +71,15 @@ class Checkpoints:
         ),
       )
     self._last_good = self._manager.latest_step()
+    # Without the barriers of the manager's own `restore`, in which the others
+    # would wait for a process that cannot read.
+    here = jax.process_index()
+    self._reader = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(),
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        primary_host=here, active_processes={here}
+      ),
+    )
 
   def __enter__(self) -> Self:
     return self
@@ -93,6 +103,16 @@ class Checkpoints:
   def latest_step(self) -> int | None:
     """The step of the newest complete checkpoint; None where there is none."""
     return self._manager.latest_step()
+
+  def reload(self) -> None:
+    """Lists the folder anew; needs no other process.
+
+    Example:
+      >>> import tempfile
+      >>> with Checkpoints(tempfile.mkdtemp(), keep=1) as checkpoints:
+      ...   checkpoints.reload()
+    """
+    self._manager.reload()
 
   def save(
     self,
@@ -151,14 +171,16 @@ class Checkpoints:
     config: TrainConfig,
     data: Mapping[str, Any] | None = None,
     sharding: jax.sharding.Sharding | None = None,
+    step: int | None = None,
   ) -> tuple[int, Any]:
-    """Restores the newest checkpoint.
+    """Restores the newest checkpoint; needs no other process.
 
     Args:
       template: a state of the same structure, shapes and dtypes.
       config: of the run that carries on.
       data: what tells its data from others.
       sharding: of every array of the state; None for JAX's default device.
+      step: of another checkpoint than the newest.
 
     Returns:
       The number of steps done, and the state.
@@ -168,13 +190,15 @@ class Checkpoints:
         (says which), for another network (says where they differ), or it is
         damaged.
     """
-    step = self.latest_step
+    self.wait()
+    step = self.latest_step if step is None else step
     if step is None:
       raise InputError(f"'{self.folder}' has no checkpoint")
     source = f"checkpoint '{self.folder / str(step)}'"
     with _readable(source):
-      meta = self._manager.restore(
-        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+      meta = self._reader.restore(
+        self.folder / str(step),
+        args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
       )['meta']
     check_same_run(config, meta['config'], source)
     _check_same('its data set', source, dict(data or {}), meta['data'])
@@ -188,8 +212,9 @@ class Checkpoints:
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), target
     )
     with _readable(source):
-      tree = self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
+      tree = self._reader.restore(
+        self.folder / str(step),
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(target)),
       )['state']
     return meta['step'], from_flat(tree, template)
 

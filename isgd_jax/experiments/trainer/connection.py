@@ -19,6 +19,7 @@ import time
 import jax
 
 from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments._errors import OutputError
 from isgd_jax.experiments._errors import ProcessLost
 from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments.trainer import supervisor
@@ -81,16 +82,24 @@ def connected(
     out,
   )
   supervisor.say_on_abort(lost.exit_code, f'error: {lost}')
-  processes = Processes(jax.process_count(), jax.process_index())
+  processes = None
   try:
+    with losses_named(None, out):
+      # The first thing that JAX does in all processes together.
+      found = jax.devices()
+      processes = Processes(jax.process_count(), jax.process_index())
     with losses_named(processes, out):
-      processes.have_agreed_to_fail = True
-      check_even(jax.devices())
-      processes.have_agreed_to_fail = False
+      try:
+        check_even(found)
+      except InputError:
+        # Each of them sees the devices of all.
+        processes.have_agreed_to_fail = True
+        raise
       yield processes
   except Exception as error:
     if joins and (
-      processes.have_agreed_to_fail or isinstance(error, RunStopped)
+      (processes and processes.have_agreed_to_fail)
+      or isinstance(error, RunStopped)
     ):
       _part()
     raise
@@ -100,12 +109,12 @@ def connected(
 
 @contextlib.contextmanager
 def losses_named(
-  processes: Processes, out: str | os.PathLike[str]
+  processes: Processes | None, out: str | os.PathLike[str]
 ) -> Iterator[None]:
   """Turns what JAX raises for want of another process into a `ProcessLost`.
 
   Args:
-    processes: of the run.
+    processes: of the run; None where it is not known yet how many they are.
     out: its folder, for the message.
 
   Yields:
@@ -126,23 +135,38 @@ def losses_named(
   try:
     yield
   except (RuntimeError, ValueError, OSError) as error:
-    reason = _reason(error)
-    if processes.count == 1 or reason is None:
+    is_alone = processes is not None and processes.count == 1
+    reason = None if is_alone else _reason(error, out)
+    if reason is None:
       raise
     raise ProcessLost(reason, out) from error
 
 
-def _reason(error: BaseException | None) -> str | None:
+def _reason(
+  error: BaseException | None, out: str | os.PathLike[str]
+) -> str | None:
   """What an error, or what it comes from, says of a lost process, if it does.
 
   A storage error, say, may come from a process that did not do its share.
   """
   while error is not None:
     # Ours quote what is in the options, which may be anything.
-    if not isinstance(error, InputError) and _LOST.search(str(error)):
+    is_ours = isinstance(error, InputError | OutputError)
+    if not is_ours and _LOST.search(_without_paths(error, out)):
       return ' '.join(str(error).split())[:_LONGEST_REASON]
     error = error.__cause__
   return None
+
+
+def _without_paths(error: BaseException, out: str | os.PathLike[str]) -> str:
+  """What an error says, but for the names of files, which may be anything."""
+  if isinstance(error, OSError) and error.filename is not None:
+    return str(error.strerror)
+  # As Orbax and TensorStore spell it; a short name may be a part of any word.
+  text = str(error)
+  for path in (os.path.realpath(out), os.path.abspath(out)):
+    text = text.replace(path, '')
+  return text
 
 
 def _join(devices: DevicesConfig) -> None:
@@ -185,9 +209,10 @@ def _join(devices: DevicesConfig) -> None:
       reason = ' '.join(str(error).split())[:_LONGEST_REASON].rstrip('.')
       if devices.distributed:
         raise InputError(
-          f'--distributed finds no cluster to join: {reason}. Start the run '
-          'with srun, mpirun, on Kubernetes or on a TPU pod, or give '
-          '--coordinator, --num-processes and --process-id'
+          f'--distributed cannot join the processes of a cluster: {reason}. '
+          'Start the run with srun, mpirun, on Kubernetes or on a TPU pod, or '
+          'give --coordinator, --num-processes and --process-id; JAX must not '
+          'have been used before'
         ) from error
       raise InputError(
         f'cannot join the others at --coordinator {devices.coordinator}: '

@@ -73,6 +73,11 @@ class Placement(NamedTuple):
   num_devices: int
   num_processes: int
 
+  @property
+  def devices_per_process(self) -> int:
+    """Devices in use in this process, as chosen with --num-devices."""
+    return self.num_devices // self.num_processes
+
   def facts(self) -> dict[str, int]:
     """What a run's folder keeps of it.
 

@@ -14,12 +14,11 @@ import numpy as np
 
 from isgd_jax import sampling
 from isgd_jax.experiments._errors import DataError
-from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import RunStopped
 from isgd_jax.experiments._errors import missing_extra
-from isgd_jax.experiments.results import read_records
 from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import logs
+from isgd_jax.experiments.trainer import resumption
 from isgd_jax.experiments.trainer.checkpoints import Checkpoints
 from isgd_jax.experiments.trainer.config import TrainConfig
 from isgd_jax.experiments.trainer.connection import connected
@@ -46,8 +45,6 @@ except ImportError as error:
 # Metrics are fetched this many steps at a time, and one block late: by then
 # the device has the steps of the next block to work on.
 _BLOCK_SIZE = 32
-# A checkpoint takes some 0.1 s, which is many steps of a small network.
-_SHORTEST_DEFAULT_CHECKPOINT_INTERVAL = 500
 
 
 class TrainResult(NamedTuple):
@@ -144,12 +141,12 @@ def _train(
   with contextlib.ExitStack() as stack:
     with processes.agreeing():
       plan = make_plan(config, out, resume, devices)
-    facts = plan.facts
     hardware = plan.placement.facts()
     processes.check_alike(
       {
-        'config': dataclasses.asdict(config) | {'resume': resume},
-        'data': facts,
+        'config': dataclasses.asdict(config)
+        | {'resume': resume, 'num_devices': plan.placement.devices_per_process},
+        'data': plan.facts,
         'version of': folder.here_and_now()['versions'],
       }
     )
@@ -165,13 +162,7 @@ def _train(
     checkpoints = stack.enter_context(
       Checkpoints(out / folder.CHECKPOINTS, config.keep_checkpoints)
     )
-    if checkpoints.latest_step is None:
-      _check_nothing_is_lost(config, out, plan.batches_per_cycle)
-      start, state = 0, plan.steps.init()
-    else:
-      start, state = checkpoints.restore(
-        plan.template, config, facts, plan.placement.replicated
-      )
+    start, state = resumption.begin(config, out, plan, processes, checkpoints)
     if resume:
       say(f'carrying on after step {start:,}')
     log = None
@@ -228,7 +219,7 @@ class _Run(NamedTuple):
   def train(self, state: RunState, step: int) -> tuple[RunState, int]:
     """Trains from `step` to the end; returns the state and where that is."""
     evaluate_every = self.config.evaluate_every or self.plan.batches_per_cycle
-    checkpoint_every = _checkpoint_every(
+    checkpoint_every = resumption.checkpoint_every(
       self.config, self.plan.batches_per_cycle
     )
     self.bar.reset(self.plan.num_steps)
@@ -371,29 +362,6 @@ def _shared(stop: StopRequest, plan: Plan) -> StopRequest:
 def _next_multiple(step: int, interval: int) -> int:
   """The first multiple of `interval` after `step`."""
   return (step // interval + 1) * interval
-
-
-def _checkpoint_every(config: TrainConfig, batches_per_cycle: int) -> int:
-  """Steps between checkpoints."""
-  return config.checkpoint_every or max(
-    batches_per_cycle, _SHORTEST_DEFAULT_CHECKPOINT_INTERVAL
-  )
-
-
-def _check_nothing_is_lost(
-  config: TrainConfig, out: pathlib.Path, batches_per_cycle: int
-) -> None:
-  """Raises if a run has come too far to have no checkpoint."""
-  path = out / logs.METRICS
-  if not path.is_file():
-    return
-  num_steps = sum(1 for _ in read_records(path))
-  # The first is complete, at the latest, before the second one begins.
-  if num_steps > 2 * _checkpoint_every(config, batches_per_cycle):
-    raise InputError(
-      f"'{path}' has {num_steps:,} steps, but '{out / folder.CHECKPOINTS}' has "
-      'no checkpoint: put them back, or begin another run'
-    )
 
 
 def _number(value: float | None) -> float:

@@ -6,7 +6,7 @@ has all of them stop with the message of the one. What fails later ends its
 process, and the others notice that (see `connection`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import json
 import pathlib
@@ -175,7 +175,7 @@ class Processes:
           mark.touch()
     try:
       with self.agreeing():
-        if not _appears(mark):
+        if not comes_true(mark.exists):
           raise InputError(
             f"--out '{out}' on {socket.gethostname()} does not show what "
             'process 0 has written to its --out; give every process the same '
@@ -185,6 +185,27 @@ class Processes:
       if self.is_first:
         with contextlib.suppress(OSError):
           mark.unlink()
+
+
+def comes_true(condition: Callable[[], bool]) -> bool:
+  """Whether something is so on a file system, or comes to be so in seconds.
+
+  Args:
+    condition: looks.
+
+  Returns:
+    Whether it was seen.
+
+  Example:
+    >>> comes_true(lambda: True)
+    True
+  """
+  deadline = time.monotonic() + _SHOWS_WITHIN_SECONDS
+  while not condition():
+    if time.monotonic() > deadline:
+      return False
+    time.sleep(0.1)
+  return True
 
 
 def _message(error: Exception) -> str:
@@ -200,13 +221,3 @@ def _spelt(name: str) -> str:
   if kind == 'config':
     return f'--{checks.option_name(rest)}'
   return f'{kind} {rest}'.strip()
-
-
-def _appears(path: pathlib.Path) -> bool:
-  """Whether a file is there, or comes within a few seconds."""
-  deadline = time.monotonic() + _SHOWS_WITHIN_SECONDS
-  while not path.exists():
-    if time.monotonic() > deadline:
-      return False
-    time.sleep(0.1)
-  return True

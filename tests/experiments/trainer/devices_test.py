@@ -14,6 +14,7 @@ import pytest
 import isgd_jax
 from isgd_jax.experiments import main
 from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments.trainer import connection
 from isgd_jax.experiments.trainer import devices
 from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import loop
@@ -192,7 +193,7 @@ def test_runs_agree_and_go_on_with_another_number_of_devices(tmp_path):
       {'coordinator': 'h:1', 'distributed': True},
       '--coordinator h:1 and --distributed exclude each other',
     ),
-    ({'distributed': True}, '--distributed finds no cluster to join'),
+    ({'distributed': True}, '--distributed cannot join .* used before'),
     (
       {
         'coordinator': '127.0.0.1:1',
@@ -263,6 +264,58 @@ def test_a_placement_on_one_device_takes_any_batch():
   assert placement == (None, None, 1, 1)
   data = DataConfig(batch_size=7, last_batch='short')
   devices.check_last_batch(placement, data, num_examples=10)
+
+
+@pytest.mark.parametrize(
+  'reason',
+  [
+    'coordinator_address should be defined.',
+    'jax.distributed.initialize() must be called before any JAX calls',
+  ],
+)
+def test_a_cluster_that_cannot_be_joined_keeps_the_reason(monkeypatch, reason):
+  def fail(*args, **kwargs):
+    raise RuntimeError(reason)
+
+  monkeypatch.setattr(jax.distributed, 'initialize', fail)
+  with pytest.raises(InputError) as caught:
+    connection._join(DevicesConfig(distributed=True))
+  assert f'of a cluster: {reason.rstrip(".")}. Start' in str(caught.value)
+  assert 'JAX must not have been used before' in str(caught.value)
+  assert 'no cluster' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('code', 'is_requeued'), [(75, True), (2, False), (0, False)]
+)
+def test_the_slurm_script_carries_on_what_was_saved(
+  tmp_path, code, is_requeued
+):
+  text = (ROOT / 'docs' / 'devices.md').read_text()
+  script = text[text.index('    #!/bin/bash') :].partition('\n\n')[0]
+  for name, line in (
+    ('srun', f'echo "$@" > {tmp_path}/asked; exit {code}'),
+    ('scontrol', f'echo "$@" > {tmp_path}/requeued'),
+  ):
+    path = tmp_path / name
+    path.write_text(f'#!/bin/bash\n{line}\n')
+    path.chmod(0o755)
+  finished = subprocess.run(
+    ['bash', '-c', textwrap.dedent(script)],
+    env={
+      'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+      'SCRATCH': str(tmp_path),
+      'SLURM_JOB_ID': '1234',
+    },
+    timeout=TIME_LIMIT_SECONDS,
+    check=False,
+  )
+  assert finished.returncode == code
+  assert '--distributed' in (tmp_path / 'asked').read_text()
+  requeued = tmp_path / 'requeued'
+  assert requeued.exists() == is_requeued
+  if is_requeued:
+    assert requeued.read_text() == 'requeue 1234\n'
 
 
 def test_help_names_the_options_of_devices(capsys):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 import isgd_jax
@@ -16,14 +17,18 @@ from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import OutputError
 from isgd_jax.experiments._errors import ProcessLost
 from isgd_jax.experiments.results import read_records
+from isgd_jax.experiments.trainer import connection
 from isgd_jax.experiments.trainer import folder
 from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer import loop
+from isgd_jax.experiments.trainer import processes
+from isgd_jax.experiments.trainer import resumption
 from isgd_jax.experiments.trainer.config import DataConfig
 from isgd_jax.experiments.trainer.config import IsgdConfig
 from isgd_jax.experiments.trainer.config import OptimizerConfig
 from isgd_jax.experiments.trainer.config import TrainConfig
 from isgd_jax.experiments.trainer.connection import losses_named
+from isgd_jax.experiments.trainer.devices import DevicesConfig
 from isgd_jax.experiments.trainer.processes import Processes
 
 ENVIRONMENT = {
@@ -146,11 +151,24 @@ def test_two_processes_train_as_one_and_another_number_goes_on(tmp_path):
   assert_same_steps(tmp_path / 'one', tmp_path / 'two', 30)
 
 
+# The folder shows its checkpoints late here, as a network file system may.
+LATE = f"""
+from orbax.checkpoint import CheckpointManager
+load, calls = CheckpointManager._load_checkpoint_infos, []
+def late(*args, **kwargs):
+  calls.append(None)
+  return load(*args, **kwargs) if len(calls) > 3 else []
+CheckpointManager._load_checkpoint_infos = late
+{RUN}
+"""
+
+
 def test_one_process_goes_on_as_two(tmp_path):
   loop.train(CONFIG, tmp_path / 'one')
   out = tmp_path / 'two'
   loop.train(TrainConfig(**{**vars(CONFIG), 'steps': 10}), out)
-  with Started(out, '--resume', '--steps', '30') as run:
+  options = ('--resume', '--steps', '30')
+  with Started(out, *options, codes={1: LATE}) as run:
     codes, printed, err = run.finish()
   assert codes == [0, 0], err
   assert 'carrying on after step 10' in printed[0]
@@ -158,6 +176,73 @@ def test_one_process_goes_on_as_two(tmp_path):
   assert_same_steps(tmp_path / 'one', out, 30)
   saved = folder.made_with(out)['hardware']
   assert (saved['num_devices'], saved['num_processes']) == (1, 1)
+
+
+# The state of the checkpoint is the second thing that is read.
+UNREADABLE = f"""
+import orbax.checkpoint as ocp
+restore, calls = ocp.Checkpointer.restore, []
+def fail(*args, **kwargs):
+  calls.append(None)
+  if len(calls) == 2:
+    raise OSError('the disk has a hole')
+  return restore(*args, **kwargs)
+ocp.Checkpointer.restore = fail
+{RUN}
+"""
+
+
+def test_a_checkpoint_that_one_process_cannot_read_is_said_by_all(tmp_path):
+  out = tmp_path / 'run'
+  loop.train(TrainConfig(**{**vars(CONFIG), 'steps': 10}), out)
+  options = ('--resume', '--steps', '30')
+  with Started(out, *options, codes={1: UNREADABLE}) as run:
+    codes, _, err = run.finish()
+  assert codes == [2, 2], err
+  for text in err:
+    assert f"cannot read checkpoint '{out / folder.CHECKPOINTS / '10'}'" in text
+    assert 'the disk has a hole' in text
+
+
+class Listing:
+  """Checkpoints of which a process sees more each time that it looks."""
+
+  folder = pathlib.Path('checkpoints')
+
+  def __init__(self, *listings):
+    self.listings = [*listings]
+
+  @property
+  def latest_step(self):
+    return self.listings[0]
+
+  def reload(self):
+    if len(self.listings) > 1:
+      self.listings.pop(0)
+
+
+class FirstOfMany(Processes):
+  """A process whose peers see what they are told to."""
+
+  def __init__(self, *steps_of_others):
+    super().__init__(count=1, index=0)
+    self.steps_of_others = steps_of_others
+
+  def gather(self, value):
+    return [value, *self.steps_of_others]
+
+
+def test_all_processes_go_on_from_the_newest_step_that_one_sees(monkeypatch):
+  newest = resumption._newest_of_all
+  assert newest(FirstOfMany(None), Listing(None)) is None
+  assert newest(FirstOfMany(20), Listing(20)) == 20
+  assert newest(FirstOfMany(None), Listing(20)) == 20
+  assert newest(FirstOfMany(40), Listing(None, 20, 40)) == 40
+  monkeypatch.setattr(processes, '_SHOWS_WITHIN_SECONDS', 0.2)
+  with pytest.raises(
+    InputError, match=r'shows step 20 .* step 40 in process 2'
+  ):
+    newest(FirstOfMany(20, 40), Listing(20))
 
 
 RESULT = """
@@ -224,14 +309,27 @@ def test_the_others_notice_a_process_that_is_killed(tmp_path, victim):
   assert loop.train(config, out, resume=True).num_steps == done + 5
 
 
+# More devices than asked for, as on a machine with many accelerators.
+TWO_DEVICES = f"""
+import os
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
+{RUN}
+"""
+
+
 def test_processes_started_for_other_runs_say_what_differs(tmp_path):
-  own = (['--batch-size', '64'], ['--method', 'skip'])
-  with Started(tmp_path / 'run', '--steps', '5', own=own) as run:
+  own = (
+    ['--batch-size', '64', '--num-devices', '1'],
+    ['--method', 'skip', '--num-devices', '2'],
+  )
+  codes = dict.fromkeys(range(2), TWO_DEVICES)
+  with Started(tmp_path / 'run', '--steps', '5', own=own, codes=codes) as run:
     codes, _, err = run.finish()
   assert codes == [2, 2]
   for text in err:
     assert '--batch-size is 64 in process 0, 128 in process 1' in text
     assert "--method is 'isgd' in process 0, 'skip' in process 1" in text
+    assert '--num-devices is 1 in process 0, 2 in process 1' in text
   assert not (tmp_path / 'run').exists()
 
 
@@ -295,3 +393,76 @@ def test_a_lost_process_is_told_from_other_errors():
   ):
     with pytest.raises(type(error)), losses_named(Processes(2, 0), 'run'):
       raise error
+
+
+def test_a_folder_is_not_taken_for_a_lost_process():
+  out = '/data/heartbeat/run'
+  for cause in (
+    OSError(28, 'No space left on device', f'{out}/metrics.jsonl'),
+    ValueError(f"RESOURCE_EXHAUSTED: cannot write '{out}/checkpoints/7'"),
+  ):
+    error = OutputError(f"cannot write '{out}/metrics.jsonl': no space left")
+    error.__cause__ = cause
+    with pytest.raises(OutputError), losses_named(Processes(2, 0), out):
+      raise error
+
+
+class Device:
+  """A device of one of several processes."""
+
+  def __init__(self, process_index, device_id):
+    self.process_index = process_index
+    self.id = device_id
+
+
+@pytest.fixture
+def partings(monkeypatch):
+  """Joins nothing; counts how often a process takes leave of the others."""
+  found = []
+  monkeypatch.setattr(connection, '_join', lambda devices: None)
+  monkeypatch.setattr(connection, '_part', lambda: found.append(None))
+  return found
+
+
+PAIR = DevicesConfig(coordinator='h:1', num_processes=2, process_id=0)
+
+
+def test_a_process_lost_while_jax_makes_its_devices_is_named(
+  monkeypatch, partings
+):
+  def fail():
+    raise RuntimeError(
+      "Unable to initialize backend 'cpu': DEADLINE_EXCEEDED: GetKeyValue()"
+    )
+
+  monkeypatch.setattr(jax, 'devices', fail)
+  monkeypatch.setattr(jax, 'process_count', fail)
+  with (
+    pytest.raises(ProcessLost, match='GetKeyValue'),
+    connection.connected(PAIR, 'run'),
+  ):
+    pass
+  # Nobody may be there to take leave of.
+  assert not partings
+
+
+def test_processes_with_uneven_devices_part_in_peace(monkeypatch, partings):
+  uneven = [Device(0, 0), Device(1, 1), Device(1, 2)]
+  monkeypatch.setattr(jax, 'devices', lambda: uneven)
+  with (
+    pytest.raises(InputError, match='process 0 has 1 devices'),
+    connection.connected(PAIR, 'run'),
+  ):
+    pass
+  assert len(partings) == 1
+
+
+def test_an_error_of_one_process_is_not_a_parting(monkeypatch, partings):
+  even = [Device(0, 0), Device(1, 1)]
+  monkeypatch.setattr(jax, 'devices', lambda: even)
+  with (
+    pytest.raises(InputError, match='mine alone'),
+    connection.connected(PAIR, 'run'),
+  ):
+    raise InputError('mine alone')
+  assert not partings
