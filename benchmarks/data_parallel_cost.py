@@ -141,8 +141,8 @@ def main() -> None:
   )
   scale = 5 if options.quick else 1
   workloads = [
-    step_cost.mlp((784, 128, 10), 1024, 600 // scale),
-    step_cost.mlp((784, 512, 512, 10), 1024, 150 // scale),
+    step_cost.mlp((784, 128, 10), 1024, 200 // scale),
+    step_cost.mlp((784, 512, 512, 10), 1024, 30 // scale),
   ]
   bases = {'momentum': optax.sgd(0.01, momentum=0.9), 'adam': optax.adam(1e-3)}
   rows = [
