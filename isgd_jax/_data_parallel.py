@@ -136,12 +136,8 @@ def _share_of(
 
   Of order one, so that no narrow loss or gradient overflows by it.
   """
-  weight = jnp.asarray(shard_weight)
-  is_wide = (
-    jnp.issubdtype(weight.dtype, jnp.floating)
-    and jnp.finfo(weight.dtype).bits > 32
-  )
-  weight = weight.astype(weight.dtype if is_wide else jnp.float32)
+  # float64 where it is enabled, whatever the weight is counted in.
+  weight = jnp.asarray(shard_weight).astype(jnp.result_type(float))
   weight = _as_varying(jnp.maximum(weight, 0), axis_name)
   return weight / jax.lax.pmean(weight, axis_name)
 

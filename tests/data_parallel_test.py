@@ -69,6 +69,17 @@ def test_weights_that_a_narrow_loss_cannot_hold(dtype, weights):
   np.testing.assert_allclose(grad, mean, rtol=rtol)
 
 
+def test_whole_weights_are_as_exact_as_a_float64_loss():
+  with jax.enable_x64(True):
+    value, grad = mapped(
+      lambda w, x: w * x,
+      jnp.array([1.0, 2.0]),
+      weights=jnp.array([1, 2], jnp.int32),
+    )
+    np.testing.assert_allclose(value, 5.0, rtol=1e-14)
+    np.testing.assert_allclose(grad, 5.0 / 3.0, rtol=1e-14)
+
+
 def test_no_examples_at_all_are_no_loss():
   value, grad = mapped(lambda w, x: w * x, jnp.ones(2), weights=[0.0, 0.0])
   assert np.isnan(value).all()

@@ -18,15 +18,22 @@ FILES = sorted(FOLDER.glob('*_test.py'))
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
-def test_on_eight_devices(path):
+def test_on_eight_devices(path, pytestconfig):
   environment = os.environ | {
     'JAX_NUM_CPU_DEVICES': '8',
     'JAX_PLATFORMS': 'cpu',
   }
   # This process may be one of several that run tests in parallel.
   environment.pop('PYTEST_ADDOPTS', None)
+  # Such as the warnings that are errors on some versions only.
+  settings = [
+    f'-o{setting}' for setting in pytestconfig.option.override_ini or ()
+  ]
   result = subprocess.run(
-    [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(path)],
+    [
+      *(sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider'),
+      *(*settings, str(path)),
+    ],
     capture_output=True,
     text=True,
     timeout=880,
