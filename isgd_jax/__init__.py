@@ -21,7 +21,6 @@ from isgd_jax._ewma import EwmaState
 from isgd_jax._ewma import ewma
 from isgd_jax._heterogeneous import PaddedShards
 from isgd_jax._heterogeneous import measure_throughputs
-from isgd_jax._heterogeneous import microbatched
 from isgd_jax._heterogeneous import pad_shards
 from isgd_jax._heterogeneous import proportional_shards
 from isgd_jax._info import ISGDInfo
@@ -29,6 +28,7 @@ from isgd_jax._info import get_info
 from isgd_jax._isgd import ISGDState
 from isgd_jax._isgd import isgd
 from isgd_jax._isgd import paper_isgd
+from isgd_jax._microbatched import microbatched
 from isgd_jax._restart import RestartState
 from isgd_jax._restart import with_restart
 from isgd_jax._run_rules import RunRule

@@ -160,6 +160,12 @@ def check_same_structure(name: str, tree: Any, params: Any) -> None:
       )
 
 
+def nearest_multiples(size: int, divisor: int) -> str:
+  """The two positive multiples of `divisor` nearest to `size`, in words."""
+  below = max(size // divisor, 1) * divisor
+  return f'{below} or {below + divisor}'
+
+
 def num_parts(sharding: jax.sharding.Sharding) -> int:
   """How many parts `sharding` cuts the leading axis of an array into."""
   # Any length that all axes of its mesh divide will do.

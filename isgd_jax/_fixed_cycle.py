@@ -145,10 +145,10 @@ def fixed_cycle(
       f'{process_index}. Processes are counted from 0.'
     )
   if batch_size % process_count:
-    lower = max(batch_size // process_count, 1) * process_count
     raise ValueError(
       f'batch_size must be a multiple of process_count {process_count}, got '
-      f'{batch_size}. Use {lower} or {lower + process_count}.'
+      f'{batch_size}. Use '
+      f'{_checks.nearest_multiples(batch_size, process_count)}.'
     )
   if last_batch == 'short' and num_records % batch_size % process_count:
     raise ValueError(

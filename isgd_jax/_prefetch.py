@@ -268,11 +268,10 @@ class _DevicePut:
     for leaf in jax.tree.leaves(arrays):
       size = count * np.shape(leaf)[0]
       if size % num_parts:
-        lower = size // num_parts * num_parts
-        sizes = [str(s) for s in (lower, lower + num_parts) if s]
+        sizes = _checks.nearest_multiples(size, num_parts)
         raise ValueError(
           f'A batch of {size} cannot be cut into {num_parts} equal parts, as '
-          f'{sharding} wants. Use a batch_size of {" or ".join(sizes)}; with '
+          f'{sharding} wants. Use a batch_size of {sizes}; with '
           "last_batch='short' the last batch of an epoch has another size."
         )
     if sharding.is_fully_addressable:

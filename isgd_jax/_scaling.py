@@ -83,11 +83,10 @@ def measure_scaling(
   )
   for count in counts:
     if batch_size % count:
-      lower = batch_size // count * count
-      sizes = [str(s) for s in (lower, lower + count) if s]
       raise ValueError(
         f'batch_size {batch_size} must be a multiple of each of device_counts '
-        f'{counts}; for {count} devices use {" or ".join(sizes)}.'
+        f'{counts}; for {count} devices use '
+        f'{_checks.nearest_multiples(batch_size, count)}.'
       )
   keys = {(n, b) for n in counts for b in (batch_size, n * batch_size)}
   tick = on_progress or (lambda: None)

@@ -408,9 +408,9 @@ def test_a_failed_step_does_not_fail_the_next_size():
   one = bench.Bench(PlanConfig(), datasets.load_dataset('digits'))
   step = one.make_step(16)
   state, _ = step()
-  real, one._train = one._train, None
+  real, one._steps = one._steps, one._steps._replace(train=None)
   with pytest.raises(TypeError):
     step()
-  one._train = real
+  one._steps = real
   state, _ = one.make_step(32)()
   assert np.isfinite(np.asarray(state.params['out']['bias'])).all()

@@ -1,7 +1,6 @@
 """A network's training step on one device or several, ready to be timed."""
 
 from collections.abc import Callable, Sequence
-import contextlib
 import functools
 import itertools
 from typing import Any, NamedTuple
@@ -16,13 +15,15 @@ from isgd_jax import sampling
 from isgd_jax.experiments import datasets
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.planner.config import PlanConfig
+from isgd_jax.experiments.trainer.devices import AXIS
+from isgd_jax.experiments.trainer.devices import DevicesConfig
+from isgd_jax.experiments.trainer.devices import ask_for_devices
 from isgd_jax.experiments.trainer.inputs import create_network
 from isgd_jax.experiments.trainer.optimizers import build_optimizer
 from isgd_jax.experiments.trainer.steps import RunState
 from isgd_jax.experiments.trainer.steps import build_loss
 from isgd_jax.experiments.trainer.steps import build_steps
 
-AXIS = 'data'
 _P = jax.sharding.PartitionSpec
 
 
@@ -67,16 +68,17 @@ class Bench:
     # The rate is constant, so the length of a cycle is of no account.
     self._optimizer = build_optimizer(train_config, batches_per_cycle=1)
     self._loss_fn = loss_fn = build_loss(create, dataset)
-    self._steps = build_steps(create, dataset, self._optimizer, config.seed)
+    self._steps = build_steps(
+      create,
+      dataset,
+      self._optimizer,
+      config.seed,
+      self._sharding(config.num_devices, _P()),
+    )
     # Fails here on what does not fit together.
     template = jax.eval_shape(self._steps.init)
     self.num_parameters = sum(
       leaf.size for leaf in jax.tree.leaves(template.params)
-    )
-    self._train = jax.jit(
-      self._steps.train,
-      donate_argnums=0,
-      out_shardings=self._sharding(config.num_devices, _P()),
     )
     self._shared: RunState | None = None
 
@@ -107,7 +109,7 @@ class Bench:
     Returns:
       The new state, and the packed report of `trainer.steps`.
     """
-    return self._train(state, *batch)
+    return self._steps.train(state, *batch)
 
   def put(self, record: Any, weight: Any) -> Batch:
     """A batch, cut over the devices.
@@ -296,10 +298,8 @@ def use_devices(num_devices: int) -> None:
   Example:
     >>> use_devices(1)
   """
-  if num_devices > max(getattr(jax.config, 'jax_num_cpu_devices', 1), 1):
-    # Where JAX is in use already, it keeps the devices that it has.
-    with contextlib.suppress(RuntimeError):
-      jax.config.update('jax_num_cpu_devices', num_devices)
+  if num_devices > 1:
+    ask_for_devices(DevicesConfig(num_devices=num_devices))
   if jax.device_count() < num_devices:
     raise InputError(
       f'--num-devices {num_devices} is more than the {jax.device_count()} '

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from isgd_jax._checks import nearest_multiples
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.trainer import checks
 from isgd_jax.experiments.trainer.config import DataConfig
@@ -142,11 +143,10 @@ def check_config(config: PlanConfig) -> None:
     ('pilot-batch-size', config.pilot_batch_size),
   ):
     if size % config.num_devices:
-      below = size // config.num_devices * config.num_devices
-      choices = [s for s in (below, below + config.num_devices) if s]
       raise InputError(
         f'--{option} {size} cannot be shared by --num-devices '
-        f'{config.num_devices}; use {" or ".join(map(str, choices))}'
+        f'{config.num_devices}; use '
+        f'{nearest_multiples(size, config.num_devices)}'
       )
   target = config.target_loss
   if target is not None and not (math.isfinite(target) and target > 0):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from isgd_jax import batch_size
+from isgd_jax._step_timing import is_out_of_memory
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.planner import losses
@@ -194,8 +195,8 @@ def _memory_explained(
   """Turns an error for want of memory into one that says what to lower."""
   try:
     yield
-  except (MemoryError, jax.errors.JaxRuntimeError) as error:
-    if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+  except Exception as error:
+    if is_out_of_memory(error):
       raise InputError(
         f'a batch of {size} examples does not fit in memory; lower --{option}'
       ) from error

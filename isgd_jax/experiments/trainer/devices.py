@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from isgd_jax._checks import nearest_multiples
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.trainer.config import DataConfig
 
@@ -273,11 +274,9 @@ def place(devices: DevicesConfig, batch_size: int) -> Placement:
     )
   total = per_process * len(by_process)
   if batch_size % total:
-    lower = batch_size // total * total
-    sizes = [str(size) for size in (lower, lower + total) if size]
     raise InputError(
       f'--batch-size {batch_size} cannot be shared out evenly among {total} '
-      f'devices; use --batch-size {" or ".join(sizes)}'
+      f'devices; use --batch-size {nearest_multiples(batch_size, total)}'
     )
   if total == 1:
     return Placement(None, None, 1, 1)

@@ -10,7 +10,6 @@ import numpy as np
 import optax
 
 import isgd_jax
-from isgd_jax import training
 from isgd_jax.experiments.datasets import Dataset
 
 Record = dict[str, jax.Array]
@@ -136,15 +135,8 @@ def build_loss(
     >>> bool(1.0 < loss < 5.0)
     True
   """
-  graphdef = nnx.graphdef(nnx.eval_shape(lambda: create_network(nnx.Rngs(0))))
-
-  def loss_fn(params, model_state, record, weight):
-    network = nnx.merge(graphdef, params, model_state)
-    loss, sums = _loss(network, dataset, record, weight)
-    _, _, moved = nnx.split(network, nnx.Param, ...)
-    return loss, (sums, nnx.as_pure(moved))
-
-  return loss_fn
+  network = nnx.eval_shape(lambda: create_network(nnx.Rngs(0)))
+  return _pure_loss(nnx.graphdef(network), dataset)
 
 
 def build_steps(
@@ -191,17 +183,13 @@ def build_steps(
     params = nnx.as_pure(params)
     return RunState(params, nnx.as_pure(model_state), optimizer.init(params))
 
-  def network_loss(network, record, weight):
-    return _loss(network, dataset, record, weight)
-
-  loss_fn = build_loss(create_network, dataset)
+  loss_fn = _pure_loss(graphdef, dataset)
 
   def train(state, record, weight):
-    network = nnx.merge(graphdef, state.params, state.model_state)
-    # Before the evaluation that moves statistics and keys on.
-    value_fn = training.nnx_value_fn(
-      network_loss, network, record, weight, has_aux=True
-    )
+    def value_fn(params):
+      # Model state and keys as the first evaluation found them.
+      return loss_fn(params, state.model_state, record, weight)[0]
+
     (loss, (sums, model_state)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params, state.model_state, record, weight)
@@ -251,12 +239,19 @@ def unpack(packed: np.ndarray) -> StepReport:
   )
 
 
-def _loss(
-  network: Any, dataset: Dataset, record: Record, weight: jax.Array
-) -> tuple[jax.Array, Sums]:
-  """The training loss of a batch, and the sums that it is made of."""
-  sums = _sums(network, dataset, record, weight, train=True)
-  return sums.loss / jnp.maximum(sums.num_examples, 1.0), sums
+def _pure_loss(
+  graphdef: Any, dataset: Dataset
+) -> Callable[..., tuple[jax.Array, tuple[Sums, Any]]]:
+  """As `build_loss`, for a network that is known."""
+
+  def loss_fn(params, model_state, record, weight):
+    network = nnx.merge(graphdef, params, model_state)
+    sums = _sums(network, dataset, record, weight, train=True)
+    _, _, moved = nnx.split(network, nnx.Param, ...)
+    loss = sums.loss / jnp.maximum(sums.num_examples, 1.0)
+    return loss, (sums, nnx.as_pure(moved))
+
+  return loss_fn
 
 
 def _sums(

@@ -227,7 +227,7 @@ def test_more_devices_than_there_are_name_the_remedy(tmp_path):
   ('args', 'message'),
   [
     (['--batch-size', '100'], '--batch-size 96 or 104'),
-    (['--batch-size', '5'], 'use --batch-size 8\n'),
+    (['--batch-size', '5'], 'use --batch-size 8 or 16\n'),
     (
       ['--batch-size', '64', '--last-batch', 'short'],
       '--last-batch short leaves a batch of 29 examples',
