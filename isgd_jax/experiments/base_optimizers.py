@@ -7,6 +7,7 @@ import statistics
 
 import jax
 import optax
+import optax.contrib
 
 from isgd_jax.experiments._errors import check_name
 
@@ -16,6 +17,9 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'momentum': functools.partial(optax.sgd, momentum=_MOMENTUM),
   'nesterov': functools.partial(optax.sgd, momentum=_MOMENTUM, nesterov=True),
   'adam': optax.adam,
+  # The loss sets these two's step; the rate is its upper bound.
+  'polyak': optax.polyak_sgd,
+  'momo': optax.contrib.momo,
 }
 
 # One grid for all methods of a base optimizer, half a decade between rates.
@@ -24,6 +28,8 @@ _GRIDS = {
   'momentum': (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
   'nesterov': (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
   'adam': (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+  'polyak': (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+  'momo': (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 }
 
 
@@ -35,7 +41,7 @@ def base_optimizer_names() -> tuple[str, ...]:
 
   Example:
     >>> base_optimizer_names()
-    ('adam', 'momentum', 'nesterov', 'sgd')
+    ('adam', 'momentum', 'momo', 'nesterov', 'polyak', 'sgd')
   """
   return tuple(sorted(_OPTIMIZERS))
 
@@ -46,8 +52,11 @@ def build_base_optimizer(
   """Optax's optimizer of that name; momentum is 0.9, Adam as Optax has it.
 
   Args:
-    name: `'sgd'`, `'momentum'`, `'nesterov'` or `'adam'`.
-    learning_rate: a number, which may be traced.
+    name: `'sgd'`, `'momentum'`, `'nesterov'`, `'adam'`, or one whose steps
+      depend on the loss: `'polyak'` (`optax.polyak_sgd`) or `'momo'`
+      (`optax.contrib.momo`).
+    learning_rate: a number, which may be traced; of the last two, the most that
+      a step may have.
 
   Returns:
     The optimizer.
@@ -63,26 +72,32 @@ def build_base_optimizer(
 
 
 def learning_rate_grid(
-  base_optimizer: str, quick: bool = False
+  base_optimizer: str, num_rates: int = 6
 ) -> tuple[float, ...]:
   """The learning rates that every method of a base optimizer is tuned over.
 
   Args:
     base_optimizer: its name.
-    quick: three rates only.
+    num_rates: how many, 1 to 6, from the middle of the grid.
 
   Returns:
     The rates, ascending.
 
   Raises:
-    ValueError: the name is unknown; the message gives the nearest valid names.
+    ValueError: the name is unknown (the message gives the nearest valid names),
+      or there are not so many rates.
 
   Example:
-    >>> learning_rate_grid('adam', quick=True)
+    >>> learning_rate_grid('adam', 3)
     (0.003, 0.01, 0.03)
   """
   grid = _GRIDS[check_name('base optimizer', base_optimizer, _GRIDS)]
-  return grid[2:5] if quick else grid
+  if not 1 <= num_rates <= len(grid):
+    raise ValueError(
+      f'num_rates must lie within 1 and {len(grid)}, got {num_rates}'
+    )
+  start = (len(grid) - num_rates + 1) // 2
+  return grid[start : start + num_rates]
 
 
 def best_rate(losses: Mapping[float, Sequence[float]]) -> float:

@@ -5,16 +5,18 @@
 * `random`: the base optimizer, with as many extra steps as an ISGD run took,
   but on randomly chosen batches: shows whether the control chart matters.
 * `isgd`: `isgd_jax.isgd` around the base optimizer.
+* `paper-isgd`: `isgd_jax.paper_isgd` around it, chasing at its learning rate.
+* `skip`: the base optimizer, but a flagged batch is dropped.
 
-The learning rate is an argument of every program, so that a whole tuning grid
-shares one compilation. Extra base steps are no loop inside the program: on a
-CPU, XLA runs a convolution in a loop several times slower than outside, which
-would make the baselines look slower than they are. `twice` is one program of
-two steps; `random` calls the program of one step as often as it has to.
+The learning rate and its decay are arguments of every program, so that a whole
+tuning grid shares one compilation. Extra base steps are no loop inside the
+program: on a CPU, XLA runs a convolution in a loop several times slower than
+outside, which would make the baselines look slower than they are. `twice` is
+one program of two steps; `random` calls the program of one step as often as it
+has to.
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 import time
 from typing import Any, NamedTuple
@@ -25,28 +27,12 @@ import numpy as np
 import optax
 
 import isgd_jax
-from isgd_jax.experiments.base_optimizers import build_base_optimizer
+from isgd_jax.experiments.algorithms import Algorithm
 from isgd_jax.experiments.models import Batch
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 
-METHODS = ('base', 'twice', 'random', 'isgd')
-
-
-@dataclasses.dataclass(frozen=True)
-class IsgdSettings:
-  """The control chart; everything else of ISGD is the library's default.
-
-  Attributes:
-    window_size: batches in the chart's window.
-    sigma_multiplier: sigmas between the centre line and a control limit.
-    flagged_losses: what an out-of-control loss leaves in the window, as in
-      `isgd_jax.shewhart`.
-  """
-
-  window_size: int = 50
-  sigma_multiplier: float = 3.0
-  flagged_losses: str = 'keep'
+METHODS = ('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip')
 
 
 class Carry(NamedTuple):
@@ -55,10 +41,12 @@ class Carry(NamedTuple):
   Attributes:
     params: the parameters.
     opt_state: the optimizer's state.
+    num_evaluations: gradient evaluations so far, int32 scalar.
   """
 
   params: Params
   opt_state: Any
+  num_evaluations: jax.Array
 
 
 class StepMetrics(NamedTuple):
@@ -93,9 +81,11 @@ class CompiledStep(NamedTuple):
 
   Attributes:
     init: `init(params) -> Carry`.
-    step: `step(carry, learning_rate, images, labels) -> (carry, metrics)`. The
-      carry is donated. The metrics are one float32
-      vector, in the order of `StepMetrics`: one transfer instead of nine.
+    step: `step(carry, learning_rate, decay, inputs, labels) -> (carry,
+      metrics)`. The carry is donated. The rate falls from `learning_rate` to
+      zero, as half a cosine, over 1 / `decay` gradient evaluations; it is
+      constant where `decay` is 0. The metrics are one float32 vector, in the
+      order of `StepMetrics`: one transfer instead of nine.
     compile_seconds: what tracing and compiling took.
   """
 
@@ -108,143 +98,133 @@ class CompiledStep(NamedTuple):
 def compile_step(
   model: Model,
   base_optimizer: str,
-  isgd_settings: IsgdSettings | None,
-  batch_shape: tuple[int, int, int, int],
-  num_base_steps: int = 1,
+  algorithm: Algorithm,
+  inputs: jax.ShapeDtypeStruct,
+  labels: jax.ShapeDtypeStruct,
 ) -> CompiledStep:
   """Compiles the step of one program, once a process.
 
   Args:
     model: the network.
     base_optimizer: name of the base optimizer.
-    isgd_settings: for ISGD, or None for the base optimizer.
-    batch_shape: (batch size, height, width, channels).
-    num_base_steps: without ISGD, base steps on each batch, at least 1.
+    algorithm: what is around it.
+    inputs: shape and dtype of a batch's inputs.
+    labels: shape and dtype of its labels.
 
   Returns:
     A `CompiledStep`; the same object for the same arguments.
 
   Raises:
-    ValueError: the base optimizer's name is unknown.
+    ValueError: a name is unknown.
 
   Example:
     >>> from isgd_jax.experiments.models import build_model
     >>> model = build_model('mlp', (8, 8, 1), 10)
-    >>> program = compile_step(model, 'sgd', None, (4, 8, 8, 1))
+    >>> batch = np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, np.int32)
+    >>> program = compile_step(
+    ...   model, 'sgd', Algorithm(), *map(jax.typeof, batch))
     >>> carry, metrics = program.step(
-    ...   program.init(model.init(0)), np.float32(0.1),
-    ...   np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, np.int32))
+    ...   program.init(model.init(0)), np.float32(0.1), np.float32(0), *batch)
   """
   start = time.perf_counter()
-  make_base = functools.partial(build_base_optimizer, base_optimizer)
-  if isgd_settings is None:
-    step = functools.partial(_base_steps, model, make_base, num_base_steps)
-    optimizer_init = make_base(0.0).init
-  else:
-    chart = isgd_jax.shewhart(**dataclasses.asdict(isgd_settings))
-
-    def make_isgd(
-      learning_rate: float | jax.Array,
-    ) -> optax.GradientTransformationExtraArgs:
-      return isgd_jax.isgd(make_base(learning_rate), chart)
-
-    step = functools.partial(_isgd_step, model, make_isgd)
-    optimizer_init = make_isgd(0.0).init
+  optimizer_init = algorithm.build(base_optimizer, 0.1).init
 
   def init(params: Params) -> Carry:
     # The rate is no part of the state, so any has done.
-    return Carry(params, optimizer_init(params))
+    return Carry(params, optimizer_init(params), jnp.zeros((), jnp.int32))
 
   init = jax.jit(init)
+  scalar = jax.ShapeDtypeStruct((), jnp.float32)
   compiled = (
-    jax.jit(step, donate_argnums=0)
+    jax.jit(
+      functools.partial(_step, model, base_optimizer, algorithm),
+      donate_argnums=0,
+    )
     .lower(
-      jax.eval_shape(init, model.init(0)),
-      jax.ShapeDtypeStruct((), jnp.float32),
-      jax.ShapeDtypeStruct(batch_shape, jnp.float32),
-      jax.ShapeDtypeStruct(batch_shape[:1], jnp.int32),
+      jax.eval_shape(init, model.init(0)), scalar, scalar, inputs, labels
     )
     .compile()
   )
   return CompiledStep(init, compiled, time.perf_counter() - start)
 
 
-def _base_steps(
+def _step(
   model: Model,
-  make_base: Callable[[jax.Array], optax.GradientTransformation],
-  num_steps: int,
+  base_optimizer: str,
+  algorithm: Algorithm,
   carry: Carry,
   learning_rate: jax.Array,
-  images: jax.Array,
+  decay: jax.Array,
+  inputs: jax.Array,
   labels: jax.Array,
 ) -> tuple[Carry, jax.Array]:
-  """`num_steps` base steps on one batch; reports the first one's loss."""
-  optimizer = make_base(learning_rate)
+  """The steps on one batch; reports the first one's loss."""
+  batch: Batch = inputs, labels
   found = []
-  for _ in range(num_steps):
+  evaluations_before = carry.num_evaluations
+  for _ in range(algorithm.num_base_steps):
+    progress = jnp.minimum(carry.num_evaluations * decay, 1.0)
+    rate = learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     (loss, accuracy), grads = jax.value_and_grad(model.loss_fn, has_aux=True)(
-      carry.params, (images, labels)
+      carry.params, batch
     )
-    updates, opt_state = optimizer.update(grads, carry.opt_state, carry.params)
-    carry = Carry(optax.apply_updates(carry.params, updates), opt_state)
+    updates, opt_state = algorithm.build(base_optimizer, rate).update(
+      grads,
+      carry.opt_state,
+      carry.params,
+      value=loss,
+      value_fn=lambda params: model.loss_fn(params, batch)[0],
+    )
     found.append((loss, accuracy))
+    spent = _spent(algorithm, carry.opt_state, opt_state)
+    carry = Carry(
+      optax.apply_updates(carry.params, updates),
+      opt_state,
+      carry.num_evaluations + spent,
+    )
   loss, accuracy = found[0]
-  no_chart = jnp.nan
-  metrics = StepMetrics(
-    loss=loss,
-    accuracy=accuracy,
-    mean=no_chart,
-    sigma=no_chart,
-    control_limit=no_chart,
-    is_undertrained=False,
-    num_extra_steps=num_steps - 1,
-    final_loss=loss,
-    num_gradient_evaluations=num_steps,
+  if algorithm.kind == 'base':
+    no_chart = jnp.nan
+    metrics = StepMetrics(
+      loss=loss,
+      accuracy=accuracy,
+      mean=no_chart,
+      sigma=no_chart,
+      control_limit=no_chart,
+      is_undertrained=False,
+      num_extra_steps=algorithm.num_base_steps - 1,
+      final_loss=loss,
+      num_gradient_evaluations=algorithm.num_base_steps,
+    )
+  else:
+    info = isgd_jax.get_info(carry.opt_state)
+    metrics = StepMetrics(
+      loss=loss,
+      accuracy=accuracy,
+      mean=info.mean,
+      sigma=info.sigma,
+      control_limit=info.control_limit,
+      is_undertrained=info.is_undertrained,
+      num_extra_steps=info.num_chase_steps,
+      final_loss=info.final_loss,
+      num_gradient_evaluations=carry.num_evaluations - evaluations_before,
+    )
+  return carry, jnp.stack(
+    [jnp.asarray(m).astype(jnp.float32) for m in metrics]
   )
-  return carry, _pack(metrics)
 
 
-def _isgd_step(
-  model: Model,
-  make_isgd: Callable[[jax.Array], optax.GradientTransformationExtraArgs],
-  carry: Carry,
-  learning_rate: jax.Array,
-  images: jax.Array,
-  labels: jax.Array,
-) -> tuple[Carry, jax.Array]:
-  """A step of ISGD, which decides for itself on extra steps."""
-  optimizer = make_isgd(learning_rate)
-  batch: Batch = images, labels
-  (loss, accuracy), grads = jax.value_and_grad(model.loss_fn, has_aux=True)(
-    carry.params, batch
-  )
-  updates, opt_state = optimizer.update(
-    grads,
-    carry.opt_state,
-    carry.params,
-    value=loss,
-    value_fn=lambda params: model.loss_fn(params, batch)[0],
-  )
-  params = optax.apply_updates(carry.params, updates)
-  before = isgd_jax.get_info(carry.opt_state).num_gradient_evaluations
-  info = isgd_jax.get_info(opt_state)
-  metrics = StepMetrics(
-    loss=loss,
-    accuracy=accuracy,
-    mean=info.mean,
-    sigma=info.sigma,
-    control_limit=info.control_limit,
-    is_undertrained=info.is_undertrained,
-    num_extra_steps=info.num_chase_steps,
-    final_loss=info.final_loss,
-    num_gradient_evaluations=info.num_gradient_evaluations - before,
-  )
-  return Carry(params, opt_state), _pack(metrics)
+def _spent(algorithm: Algorithm, before: Any, after: Any) -> jax.Array | int:
+  """Gradient evaluations of one update, as the optimizer's state counts them.
 
-
-def _pack(metrics: StepMetrics) -> jax.Array:
-  """The metrics as one float32 vector."""
-  return jnp.stack([jnp.asarray(m).astype(jnp.float32) for m in metrics])
+  The state of a base optimizer counts none; its update is one.
+  """
+  if algorithm.kind == 'base':
+    return 1
+  return (
+    isgd_jax.get_info(after).num_gradient_evaluations
+    - isgd_jax.get_info(before).num_gradient_evaluations
+  )
 
 
 def unpack(packed: np.ndarray) -> StepMetrics:

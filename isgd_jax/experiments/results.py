@@ -7,12 +7,14 @@ ones atomically.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
 import os
 import pathlib
 import platform
+import subprocess
 import tempfile
 from typing import Any
 
@@ -173,7 +175,31 @@ def to_json(value: Any) -> str:
     >>> to_json({'limit': np.float32(np.inf), 'steps': np.arange(2)})
     '{"limit": null, "steps": [0, 1]}'
   """
-  return json.dumps(_plain(value), allow_nan=False)
+  return json.dumps(plain(value), allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+  """The same value in types that strict JSON has.
+
+  Args:
+    value: as `to_json` takes it.
+
+  Returns:
+    Dictionaries, lists, strings, numbers and None, as they would be read back.
+
+  Example:
+    >>> plain({'losses': (np.float32(0.5), math.nan)})
+    {'losses': [0.5, None]}
+  """
+  if isinstance(value, Mapping):
+    return {str(k): plain(v) for k, v in value.items()}
+  if isinstance(value, np.ndarray | np.generic):
+    return plain(value.tolist())
+  if isinstance(value, list | tuple):
+    return [plain(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
 
 
 def step_records(run: str, metrics: StepMetrics) -> Iterator[dict[str, Any]]:
@@ -236,7 +262,7 @@ def environment() -> dict[str, dict[str, Any]]:
 
   Example:
     >>> sorted(environment()['versions'])
-    ['flax', 'isgd_jax', 'jax', 'numpy', 'optax', 'python']
+    ['commit', 'flax', 'isgd_jax', 'jax', 'numpy', 'optax', 'python']
   """
   device = jax.devices()[0]
   packages = ('jax', 'optax', 'flax', 'numpy')
@@ -247,14 +273,42 @@ def environment() -> dict[str, dict[str, Any]]:
       'device': device.device_kind,
       'num_devices': jax.device_count(),
       'machine': platform.machine(),
-      'num_cpus': os.cpu_count(),
+      'num_cpus': _num_cpus(),
     },
     'versions': {
       'python': platform.python_version(),
       'isgd_jax': __version__,
+      'commit': _commit(),
       **versions,
     },
   }
+
+
+def _num_cpus() -> int | None:
+  """The cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count()
+
+
+@functools.cache
+def _commit() -> str | None:
+  """The commit of a source checkout, marked where it was edited since."""
+  folder = pathlib.Path(__file__).parent
+  command = ['git', 'describe', '--always', '--abbrev=12', '--dirty']
+  try:
+    # Tags are of no use here, and may be missing in a shallow clone.
+    found = subprocess.run(
+      [*command, '--exclude=*'],
+      cwd=folder,
+      capture_output=True,
+      text=True,
+      timeout=10,
+      check=True,
+    )
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return found.stdout.strip()
 
 
 @contextlib.contextmanager
@@ -267,16 +321,3 @@ def explained(path: pathlib.Path) -> Iterator[None]:
       f"cannot write '{path}': {error.strerror or error}; make room, or choose "
       'another folder with --out'
     ) from error
-
-
-def _plain(value: Any) -> Any:
-  """The same value in types that strict JSON has."""
-  if isinstance(value, Mapping):
-    return {str(k): _plain(v) for k, v in value.items()}
-  if isinstance(value, np.ndarray | np.generic):
-    return _plain(value.tolist())
-  if isinstance(value, list | tuple):
-    return [_plain(v) for v in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

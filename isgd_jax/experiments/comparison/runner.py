@@ -1,0 +1,336 @@
+"""Runs every method on a task, tuned, and records each run at once.
+
+The rules: every method sees the same batches from the same initial parameters;
+each has its learning rate tuned on the same grid with the same number of runs,
+on seeds apart from those that are reported; cost is counted in seconds and in
+gradient evaluations. A run that is on record is not repeated.
+"""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import hashlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from isgd_jax.experiments import results
+from isgd_jax.experiments.base_optimizers import best_rate
+from isgd_jax.experiments.base_optimizers import learning_rate_grid
+from isgd_jax.experiments.comparison import tasks
+from isgd_jax.experiments.comparison.contestants import LOSS_ADAPTIVE
+from isgd_jax.experiments.comparison.contestants import METHODS
+from isgd_jax.experiments.comparison.contestants import Method
+from isgd_jax.experiments.comparison.records import Store
+from isgd_jax.experiments.comparison.tasks import Purpose
+from isgd_jax.experiments.comparison.tasks import Task
+from isgd_jax.experiments.stream_training import TrainConfig
+from isgd_jax.experiments.stream_training import TrainResult
+from isgd_jax.experiments.stream_training import train
+
+_FIRST_REPORTING_SEED = 1000
+_NUM_CURVE_POINTS = 50
+_DIGITS = 5
+
+
+class Entry(NamedTuple):
+  """A method over a base optimizer: one row of a table.
+
+  Attributes:
+    base_optimizer: its name.
+    method: how to train.
+  """
+
+  base_optimizer: str
+  method: Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What is run on one task.
+
+  Attributes:
+    task: the task.
+    base_optimizers: names; each is compared under every method.
+    methods: ISGD before the random trigger.
+    has_loss_adaptive: whether `polyak` and `momo` are compared too.
+    num_rates: learning rates in the grid.
+    num_tuning_seeds: seeds of the runs that choose the rate.
+    num_seeds: seeds of the runs that are reported.
+  """
+
+  task: Task
+  base_optimizers: tuple[str, ...]
+  methods: tuple[Method, ...]
+  has_loss_adaptive: bool = False
+  num_rates: int = 6
+  num_tuning_seeds: int = 2
+  num_seeds: int = 5
+
+  def groups(self) -> Iterator[list[Entry]]:
+    """Entries that run side by side: those of one base optimizer."""
+    for base_optimizer in self.base_optimizers:
+      yield [Entry(base_optimizer, method) for method in self.methods]
+    if self.has_loss_adaptive:
+      yield [Entry(name, METHODS['base']) for name in LOSS_ADAPTIVE]
+
+  @property
+  def num_runs(self) -> int:
+    """How many runs there are in all."""
+    num_entries = sum(len(group) for group in self.groups())
+    runs = self.num_rates * self.num_tuning_seeds + self.num_seeds
+    return num_entries * runs
+
+
+def run_plan(plan: Plan, store: Store, bar: Any) -> None:
+  """Tunes and reports every entry of a plan.
+
+  Args:
+    plan: what to run.
+    store: where the records are, and go.
+    bar: a progress bar, advanced by one a run.
+  """
+  runner = _Runner(plan, store, bar)
+  for group in plan.groups():
+    runner.run_group(group)
+
+
+class _Runner:
+  """The runs of one task."""
+
+  def __init__(self, plan: Plan, store: Store, bar: Any):
+    self._plan = plan
+    self._store = store
+    self._bar = bar
+    self._model = tasks.build_task_model(plan.task)
+    self._evaluations: dict[Purpose, Any] = {}
+
+  def run_group(self, group: Sequence[Entry]) -> None:
+    """Tunes each entry; then reports all, seed by seed.
+
+    Seed by seed, so that other load on the machine slows all methods.
+    """
+    plan = self._plan
+    # Of ISGD as tuned, by seed: what the random trigger is to match.
+    extra_steps: dict[int, np.ndarray] = {}
+    rates = [self._tune(entry, extra_steps) for entry in group]
+    first = _FIRST_REPORTING_SEED
+    for seed in range(first, first + plan.num_seeds):
+      for entry, rate in zip(group, rates, strict=True):
+        record = self._run(entry, 'reporting', rate, seed, extra_steps)
+        if entry.method.name == 'isgd':
+          extra_steps[seed] = _extra_steps(record)
+
+  def _tune(
+    self, entry: Entry, extra_steps: dict[int, np.ndarray]
+  ) -> float:
+    """The best rate; ISGD leaves the `extra_steps` that it took with it."""
+    losses: dict[float, list[float]] = {}
+    extra: dict[float, dict[int, np.ndarray]] = {}
+    for rate in learning_rate_grid(entry.base_optimizer, self._plan.num_rates):
+      losses[rate], extra[rate] = [], {}
+      for seed in range(self._plan.num_tuning_seeds):
+        record = self._run(entry, 'tuning', rate, seed, extra_steps)
+        loss = record['summary']['loss']
+        losses[rate].append(np.inf if loss is None else loss)
+        extra[rate][seed] = _extra_steps(record)
+    best = best_rate(losses)
+    if entry.method.name == 'isgd':
+      extra_steps.update(extra[best])
+    return best
+
+  def _run(
+    self,
+    entry: Entry,
+    purpose: Purpose,
+    rate: float,
+    seed: int,
+    extra_steps: dict[int, np.ndarray],
+  ) -> dict[str, Any]:
+    """The record of one run, made now or found."""
+    task = self._plan.task
+    config = entry.method.train_config(task, entry.base_optimizer, rate, seed)
+    identity = _identity(task, entry, config, purpose)
+    record = self._store.find(identity)
+    if record is None:
+      stream = tasks.build_stream(
+        task, seed, is_reshuffled=entry.method.is_reshuffled
+      )
+      result = train(
+        config,
+        self._model,
+        stream,
+        isgd_extra_steps=extra_steps.get(seed),
+        budget=task.budget,
+        evaluate=self._evaluation(purpose),
+        num_evaluations=task.num_evaluations,
+        show_progress=False,
+      )
+      record = {
+        'id': identity,
+        'task': task.name,
+        'base': entry.base_optimizer,
+        'method': entry.method.name,
+        'purpose': purpose,
+        'learning_rate': rate,
+        'seed': seed,
+        **_outcome(task, purpose, result, stream.change_points),
+      }
+      record = self._store.append(
+        record,
+        task=dataclasses.asdict(task),
+        algorithm={
+          **dataclasses.asdict(config.algorithm),
+          'decay_evaluations': config.decay_evaluations,
+          'is_reshuffled': entry.method.is_reshuffled,
+          'grid': learning_rate_grid(
+            entry.base_optimizer, self._plan.num_rates
+          ),
+        },
+      )
+    summary = record['summary']
+    self._bar.set_description(
+      f'{task.name} {entry.base_optimizer} {entry.method.name}'
+    )
+    loss = summary['loss']
+    self._bar.set_postfix(
+      loss='diverged' if loss is None else f'{loss:.3f}',
+      evaluations=summary['num_gradient_evaluations'],
+      refresh=False,
+    )
+    self._bar.update()
+    return record
+
+  def _evaluation(self, purpose: Purpose) -> Any:
+    """How a network is judged; nothing on a stream."""
+    if self._plan.task.is_stream:
+      return None
+    if purpose not in self._evaluations:
+      self._evaluations[purpose] = tasks.build_evaluation(
+        self._plan.task, self._model, purpose
+      )
+    return self._evaluations[purpose]
+
+
+def _identity(
+  task: Task, entry: Entry, config: TrainConfig, purpose: Purpose
+) -> str:
+  """Names a run by all that decides its outcome, but for the versions."""
+  everything = {
+    'task': dataclasses.asdict(task),
+    'method': config.method,
+    'algorithm': dataclasses.asdict(config.algorithm),
+    'base': config.base_optimizer,
+    'rate': config.learning_rate,
+    'decay_evaluations': config.decay_evaluations,
+    'seed': config.seed,
+    'is_reshuffled': entry.method.is_reshuffled,
+    'purpose': purpose,
+  }
+  # The random trigger has the trace of an ISGD run, whose settings count too.
+  if config.method == 'random':
+    everything['isgd'] = dataclasses.asdict(config.isgd)
+  text = results.to_json(everything)
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _outcome(
+  task: Task,
+  purpose: Purpose,
+  result: TrainResult,
+  change_points: Sequence[int],
+) -> dict[str, Any]:
+  """What came of a run, short enough to be kept for ever."""
+  metrics = result.metrics
+  summary = result.summary()
+  if task.is_stream:
+    summary['loss'] = summary['prequential_loss']
+    summary['accuracy'] = summary['prequential_accuracy']
+  else:
+    last = result.evaluations[-1].measures
+    worst = np.nan if result.is_diverged else 1.0
+    summary['loss'] = last.test_loss * worst
+    summary['accuracy'] = last.test_accuracy * worst
+    summary['train_loss'] = last.train_loss * worst
+  outcome: dict[str, Any] = {
+    'summary': rounded(summary),
+    'extra_steps': _histogram(result.extra_evaluations()),
+  }
+  if purpose == 'reporting' and task.is_stream:
+    size = max(1, len(metrics.accuracy) // _NUM_CURVE_POINTS)
+    whole = len(metrics.accuracy) // size * size
+    curve = metrics.accuracy[:whole].reshape(-1, size).mean(1)
+    outcome['accuracy_curve'] = [round(float(x), 3) for x in curve]
+  if task.is_stream:
+    outcome['recovery'] = recovery_trace(metrics, change_points)
+  elif purpose == 'reporting':
+    outcome['evaluations'] = [
+      [
+        e.num_gradient_evaluations,
+        rounded(e.seconds),
+        *rounded(list(e.measures)),
+      ]
+      for e in result.evaluations
+    ]
+  return outcome
+
+
+def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
+  """What is needed to say when a run had recovered from each change.
+
+  Args:
+    metrics: `StepMetrics` of arrays [num_steps].
+    change_points: first batches after a change.
+
+  Returns:
+    Of each segment but the first, a list of pairs [batches since the change,
+    gradient evaluations since then], one for each new high of the accuracy's
+    mean over ten batches, with that high: [batches, evaluations, accuracy].
+  """
+  window = 10
+  bounds = [*change_points, len(metrics.accuracy)]
+  spent = np.cumsum(metrics.num_gradient_evaluations)
+  traces = []
+  for start, end in zip(bounds, bounds[1:], strict=False):
+    if end - start < window:
+      traces.append([])
+      continue
+    averages = np.convolve(
+      metrics.accuracy[start:end], np.full(window, 1 / window), 'valid'
+    )
+    before = spent[start - 1]
+    highs, high = [], -1.0
+    for i, accuracy in enumerate(averages):
+      # A grid of a hundredth keeps the trace short.
+      if accuracy >= high + 0.01:
+        high = float(accuracy)
+        last = start + i + window - 1
+        highs.append(
+          [i + window, int(spent[last] - before), round(high, 3)]
+        )
+    traces.append(highs)
+  return traces
+
+
+def _histogram(extra_steps: np.ndarray) -> dict[str, int]:
+  """How many steps took how many evaluations beyond their first."""
+  values, counts = np.unique(extra_steps, return_counts=True)
+  return {
+    str(v): int(c) for v, c in zip(values, counts, strict=True)
+  }
+
+
+def _extra_steps(record: dict[str, Any]) -> np.ndarray:
+  """The numbers of a `_histogram`, in rising order."""
+  pairs = record['extra_steps'].items()
+  return np.repeat([int(v) for v, _ in pairs], [c for _, c in pairs])
+
+
+def rounded(value: Any) -> Any:
+  """Floats to five digits, wherever they are."""
+  if isinstance(value, dict):
+    return {k: rounded(v) for k, v in value.items()}
+  if isinstance(value, list):
+    return [rounded(v) for v in value]
+  if isinstance(value, float) and np.isfinite(value):
+    return float(f'{value:.{_DIGITS}g}')
+  return value
