@@ -13,6 +13,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from isgd_jax.experiments import models

@@ -20,47 +20,41 @@ FEW = hypothesis.settings(max_examples=60, deadline=None)
 def compress_lzw(data, *, clear_every=None):
   """What Unix `compress` writes, after its three bytes of header."""
   output, group = bytearray(), []
-  table, width = {bytes([i]): i for i in range(256)}, 9
-  next_code, since_clear = 257, 0
+  symbols = {bytes([i]): i for i in range(256)}
+  table, width, num_codes = dict(symbols), 9, 0
 
-  def flush(width):
+  def flush(num_bytes):
     number = sum(code << width * i for i, code in enumerate(group))
-    output.extend(number.to_bytes(width, 'little'))
+    output.extend(number.to_bytes(num_bytes, 'little'))
     group.clear()
 
   def emit(code):
+    nonlocal table, width, num_codes
     group.append(code)
-    if len(group) == 8:
+    num_codes += 1
+    # The decoder's table: 256 bytes, the clear code, a string for each code
+    # but the first.
+    grows = 256 + num_codes == 1 << width and width < 16
+    if len(group) == 8 or grows or code == 256:
       flush(width)
+    width += grows
+    if code == 256:
+      table, width, num_codes = dict(symbols), 9, 0
 
   string = b''
-  for i in range(len(data)):
-    symbol = data[i : i + 1]
+  for symbol in (data[i : i + 1] for i in range(len(data))):
     if string + symbol in table:
       string += symbol
       continue
     emit(table[string])
-    since_clear += 1
-    # The decoder knows one string fewer than the encoder at this point.
-    if next_code > 1 << width and width < 16:
-      if group:
-        flush(width)
-      width += 1
-    if next_code < 1 << 16:
-      table[string + symbol] = next_code
-      next_code += 1
-    if clear_every and since_clear == clear_every:
+    if len(table) + 1 < 1 << 16:
+      table[string + symbol] = len(table) + 1
+    if num_codes == clear_every:
       emit(256)
-      if group:
-        flush(width)
-      table, width = {bytes([i]): i for i in range(256)}, 9
-      next_code, since_clear = 257, 0
     string = symbol
   if string:
     emit(table[string])
-  if group:
-    number = sum(code << width * i for i, code in enumerate(group))
-    output.extend(number.to_bytes(-(-len(group) * width // 8), 'little'))
+  flush(-(-len(group) * width // 8))
   return bytes(output)
 
 
@@ -168,7 +162,7 @@ def test_what_cannot_be_texts_is_refused(tmp_path, files, message):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-  with pytest.raises(DataError, match='No such file.*name another data_dir'):
+  with pytest.raises(DataError, match=r'No such file.*name another data_dir'):
     datasets.load_texts(tmp_path / 'missing')
 
 
@@ -176,7 +170,7 @@ def test_missing_packages_say_how_to_get_them(tmp_path, monkeypatch):
   folder = tmp_path / 'markdown'
   monkeypatch.setattr(_debian_texts, '_ANARCHISM_FOLDER', str(folder))
   monkeypatch.setattr(_debian_texts, '_BIBLE_FILE', str(tmp_path / 'bible'))
-  with pytest.raises(DataError, match='apt install anarchism.*data_dir'):
+  with pytest.raises(DataError, match=r'apt install anarchism.*data_dir'):
     datasets.load_texts()
   folder.mkdir()
   (folder / 'b.md.gz').write_bytes(gzip.compress(b'two'))
@@ -210,4 +204,4 @@ def test_debian_s_texts_are_what_they_say():
     'Ge1:1 In the beginning God created the heaven and the earth.'
   )
   assert verses[-1].startswith('Rev22:21 The grace of our Lord')
-  assert 'Joh11:35 Jesus wept.' in verses
+  assert 'John11:35 Jesus wept.' in verses
