@@ -13,6 +13,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from isgd_jax.experiments import models
@@ -28,6 +29,7 @@ PUBLISHED = {
   'mlp': ((8, 8, 1), 10),
   'resnet18': ((224, 224, 3), 1000),
   'transformer': ((64,), 256),
+  'transformer-small': ((64,), 256),
 }
 # The least that the networks say they need.
 SMALLEST = {
@@ -651,7 +653,8 @@ def test_dtype_is_of_the_computation_alone(name, dtype, train):
     return network(x, train=train), nnx.state(network)
 
   # JAX's own attention adds bfloat16 to float32.
-  promotion = 'standard' if name == 'transformer' else 'strict'
+  is_image = models.input_kind(name) == 'image'
+  promotion = 'strict' if is_image else 'standard'
   with jax.numpy_dtype_promotion(promotion):
     program, (logits, new_state) = jax.make_jaxpr(call, return_shape=True)(
       state, inputs(name, shape)
@@ -747,7 +750,8 @@ def test_a_transformer_s_bad_arguments_are_named():
 
 def test_input_kinds():
   assert {n for n in PUBLISHED if models.input_kind(n) == 'tokens'} == {
-    'transformer'
+    'transformer',
+    'transformer-small',
   }
   with pytest.raises(ValueError, match="did you mean 'lenet'"):
     models.input_kind('le-net')
@@ -758,7 +762,6 @@ def test_input_kinds():
   [
     ('resnet18', (8, 8, 1), 'state besides its parameters.*create_model'),
     ('alexnet', (224, 224, 3), 'state besides its parameters.*create_model'),
-    ('transformer', (8,), 'takes tokens.*create_model'),
   ],
 )
 def test_the_functional_view_refuses_what_it_cannot_hold(
@@ -785,6 +788,62 @@ def test_the_functional_view_is_the_network_s_loss(name):
   )
   assert accuracy == (log_probabilities.argmax(-1) == labels).mean()
   assert models.build_model(name, shape, 10) is model
+  np.testing.assert_allclose(
+    jax.nn.log_softmax(jax.jit(model.logits_fn)(model.init(0), x)),
+    log_probabilities,
+    rtol=1e-5,
+  )
+
+
+def test_the_functional_view_of_tokens_is_the_mean_over_all_positions():
+  model = models.build_model('transformer-small', (8,), 16)
+  params = model.init(0)
+  windows = np.random.default_rng(0).integers(16, size=(3, 9)).astype(np.uint8)
+  x, targets = windows[:, :-1], windows[:, 1:].astype(np.int32)
+  loss, accuracy = jax.jit(model.loss_fn)(params, (x, targets))
+  logits = np.asarray(model.logits_fn(params, x), np.float64)
+  assert logits.shape == (3, 8, 16)
+  losses = [
+    np.log(np.exp(logits[b, t]).sum()) - logits[b, t, targets[b, t]]
+    for b in range(3)
+    for t in range(8)
+  ]
+  np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
+  np.testing.assert_allclose(accuracy, (logits.argmax(-1) == targets).mean())
+
+
+def test_the_functional_view_of_tokens_learns_what_follows_what():
+  model = models.build_model('transformer-small', (8,), 16)
+  params = model.init(0)
+  x = (np.arange(8) + np.arange(16)[:, None]) % 16
+  batch = x, (x + 1) % 16
+  optimizer = optax.adam(0.01)
+
+  @jax.jit
+  def step(params, state):
+    grads, _ = jax.grad(model.loss_fn, has_aux=True)(params, batch)
+    updates, state = optimizer.update(grads, state)
+    return optax.apply_updates(params, updates), state
+
+  state = optimizer.init(params)
+  for _ in range(60):
+    params, state = step(params, state)
+  loss, accuracy = model.loss_fn(params, batch)
+  assert accuracy == 1
+  assert loss < 0.1 < np.log(16) / 10
+
+
+def test_the_small_transformer_is_the_transformer_in_small():
+  small = published('transformer-small')
+  length, width, num_layers, vocabulary = 64, 64, 2, 256
+  assert len(small.blocks) == num_layers
+  assert {block.num_heads for block in small.blocks} == {2}
+  # The closed formula of `Transformer`.
+  assert count(small) == (
+    (vocabulary + length) * width
+    + num_layers * (12 * width**2 + 13 * width)
+    + 2 * width
+  )
 
 
 def test_gradients_reach_every_parameter():

@@ -1,12 +1,13 @@
 """Real data sets, read from files; nothing is unpickled, little is imported.
 
-Pillow, scikit-learn and Hugging Face's `datasets` are imported by the data
-sets that need them, when these are loaded.
+Pillow, rdata, scikit-learn and Hugging Face's `datasets` are imported by the
+data sets that need them, when these are loaded.
 """
 
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Source
+from isgd_jax.experiments.datasets._debian_texts import load_texts
 from isgd_jax.experiments.datasets._load import dataset_names
 from isgd_jax.experiments.datasets._load import load_dataset
 from isgd_jax.experiments.datasets._split import hold_out
@@ -18,4 +19,5 @@ __all__ = [
   'dataset_names',
   'hold_out',
   'load_dataset',
+  'load_texts',
 ]

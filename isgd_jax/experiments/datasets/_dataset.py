@@ -42,8 +42,9 @@ class Dataset(NamedTuple, Generic[SourceT_co]):
 
   Records are `{'image': [h, w, c], 'label': int32}`, or for text `{'tokens':
   [sequence_length + 1] uint8}`. Images are uint8, to be divided by 255 on the
-  device, or float32 in [0, 1]. A label of -1 marks a record that counts for
-  nothing. Records may be views of the data: do not write to them.
+  device, or float32 in [0, 1]; those of `shuttle` are standardised features,
+  float32 in [-10, 10]. A label of -1 marks a record that counts for nothing.
+  Records may be views of the data: do not write to them.
 
   Example:
     >>> from isgd_jax.experiments import datasets
@@ -67,7 +68,8 @@ class ArraySource:
   """Images and labels in memory, one by one or many at a time.
 
   Attributes:
-    images: [n, h, w, c] uint8, or float32 in [0, 1].
+    images: [n, h, w, c] uint8, or float32 in [0, 1]; see `Dataset` for the
+      exception.
     labels: [n] int32.
 
   Example:

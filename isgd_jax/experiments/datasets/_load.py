@@ -12,6 +12,7 @@ from isgd_jax.experiments.datasets._hugging_face import load_hugging_face
 from isgd_jax.experiments.datasets._image_folder import load_image_folder
 from isgd_jax.experiments.datasets._mnist import load_fashion_mnist
 from isgd_jax.experiments.datasets._mnist import load_mnist
+from isgd_jax.experiments.datasets._shuttle import load_shuttle
 from isgd_jax.experiments.datasets._text import load_text
 
 _HUB_PREFIX = 'hf:'
@@ -24,6 +25,7 @@ _OPTIONS = {
   'fashion-mnist': ('data_dir',),
   'mnist': ('data_dir',),
   'cifar10': ('data_dir', 'augment'),
+  'shuttle': ('data_dir',),
   'imagefolder': ('data_dir', 'image_size', 'augment', 'skip_undecodable'),
   'text': ('data_dir',),
   _HUB_NAME: ('image_size', 'augment', 'skip_undecodable'),
@@ -56,7 +58,8 @@ def load_dataset(
     name: one of these; `NAME` is a name on the hub or a folder of Parquet files
       or images.
     seed: of the split, where a data set is not published with one: stratified
-      by class, 80 % train and 20 % test of `digits`, 90 % and 10 % otherwise.
+      by class, 80 % train and 20 % test of `digits` and `shuttle`, 90 % and
+      10 % otherwise.
     data_dir: the folder of the files.
     image_size: height and width that a model sees, pixels, of `imagefolder`
       (None takes 224) and `hf:NAME` (None takes images as they are).
@@ -69,7 +72,8 @@ def load_dataset(
 
   Returns:
     A `Dataset`. In-memory images have `train.images`, `train.labels` and so on,
-    see `ArraySource`.
+    see `ArraySource`. The images of `shuttle` are standardised features, [1, 9,
+    1] float32 in [-10, 10].
 
   Raises:
     ValueError: the name is unknown (the message gives the nearest valid names),
@@ -105,6 +109,8 @@ def load_dataset(
       return load_mnist(data_dir)
     case 'cifar10':
       return load_cifar10(data_dir, augment=bool(augment))
+    case 'shuttle':
+      return load_shuttle(seed, data_dir)
     case 'imagefolder':
       return load_image_folder(
         data_dir,

@@ -62,12 +62,12 @@ def load_text(
   if sequence_length < 1:
     raise InputError(f'sequence_length must be positive, got {sequence_length}')
   data_dir = os.fspath(data_dir)
-  paths = _find_files(data_dir)
+  paths = [data_dir] if os.path.isfile(data_dir) else find_texts(data_dir)
   length = sequence_length + 1
   train, test = [], []
   num_bytes = 0
   for path in paths:
-    data = _read(path, _MAX_BYTES - num_bytes)
+    data = read_text(path, _MAX_BYTES - num_bytes)
     num_bytes += len(data)
     num_test = len(data) // 10
     num_train = len(data) - num_test
@@ -95,31 +95,70 @@ def load_text(
   )
 
 
-def _find_files(data_dir: str) -> list[str]:
-  """The text files, sorted."""
-  if os.path.isfile(data_dir):
-    return [data_dir]
+def find_texts(
+  folder: str | os.PathLike[str], endings: tuple[str, ...] = _ENDINGS
+) -> list[str]:
+  """The text files below a folder; names that begin with a dot do not count.
+
+  Args:
+    folder: where to look, at any depth.
+    endings: of the names, in lower case; names may have them in any.
+
+  Returns:
+    Their paths, sorted; at least one.
+
+  Raises:
+    DataError: (a `ValueError`) there is none.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   _ = pathlib.Path(folder, 'a.TXT').write_text('abc')
+    ...   [os.path.basename(path) for path in find_texts(folder)]
+    ['a.TXT']
+  """
   paths = []
-  for folder, folders, files in os.walk(data_dir):
+  for path, folders, files in os.walk(folder):
     folders[:] = [name for name in folders if not name.startswith('.')]
     paths += [
-      os.path.join(folder, name)
+      os.path.join(path, name)
       for name in files
-      if name.lower().endswith(_ENDINGS) and not name.startswith('.')
+      if name.lower().endswith(endings) and not name.startswith('.')
     ]
   if not paths:
-    exists = os.path.isdir(data_dir)
+    exists = os.path.isdir(folder)
     raise data_error(
-      data_dir,
+      folder,
       'no text file' if exists else 'no such file or folder',
-      f'files that end in {" or ".join(_ENDINGS)}, or one file',
+      f'files that end in {" or ".join(endings)}, or one file',
       'add text, or name another data_dir',
     )
   return sorted(paths)
 
 
-def _read(path: str, max_bytes: int) -> np.ndarray:
-  """The bytes of one file, uncompressed: [n] uint8."""
+def read_text(
+  path: str | os.PathLike[str], max_bytes: int = _MAX_BYTES
+) -> np.ndarray:
+  """Reads one file of text, plain or compressed.
+
+  Args:
+    path: of the file.
+    max_bytes: the most that it may unpack to.
+
+  Returns:
+    Its bytes, uncompressed: [n] uint8.
+
+  Raises:
+    DataError: (a `ValueError`) it cannot be read, is not text or too long.
+
+  Example:
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = pathlib.Path(folder, 'a.txt')
+    ...   _ = path.write_text('abc')
+    ...   read_text(path).tolist()
+    [97, 98, 99]
+  """
   with open_plain_or_gzip(path) as (stream, _):
     data = read_up_to(stream, max_bytes + 1)
   if len(data) > max_bytes:

@@ -1,6 +1,6 @@
 """A functional view of the networks that are functions of parameters alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -10,42 +10,50 @@ import optax
 
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.models.registry import create_model
-from isgd_jax.experiments.models.registry import input_kind
 
 Params = Any
 Batch = tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]
-Shape = tuple[int, int, int]
 
 
 class Model(NamedTuple):
-  """A network as two pure functions over a dictionary of parameters.
+  """A network as pure functions over a dictionary of parameters.
+
+  Inputs are images [b, h, w, c], floating, with targets [b], or tokens [b, t],
+  integer, with targets [b, t]: of each token the one that follows it.
 
   Attributes:
     init: `init(seed) -> params`, a nested dictionary of float32 arrays.
-    loss_fn: `loss_fn(params, (images, labels)) -> (loss, accuracy)`, the mean
-      softmax cross-entropy in nats and the share of right answers, scalars.
+    loss_fn: `loss_fn(params, (inputs, targets)) -> (loss, accuracy)`, the mean
+      softmax cross-entropy in nats and the share of right answers over all
+      targets (of tokens, over all positions), scalars. Targets are int32.
+    logits_fn: `logits_fn(params, inputs) -> logits`, [b, num_classes] of images
+      and [b, t, num_classes] of tokens, float32.
   """
 
   init: Callable[[int], Params]
   loss_fn: Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
+  logits_fn: Callable[[Params, jax.typing.ArrayLike], jax.Array]
 
 
 @functools.cache
-def build_model(name: str, image_shape: Shape, num_classes: int) -> Model:
+def build_model(
+  name: str, example_shape: Sequence[int], num_classes: int
+) -> Model:
   """A functional view (`nnx.split`, `nnx.merge`) of one of the networks.
 
   Args:
-    name: of a network for images without BatchNorm and dropout, such as
-      `'mlp'` or `'cnn'`.
-    image_shape: (height, width, channels) of one image.
-    num_classes: the number of classes.
+    name: of a network without BatchNorm and dropout, such as `'mlp'`, `'cnn'`
+      or `'transformer-small'`.
+    example_shape: of one example: (height, width, channels) of an image, or
+      (length,) of a token sequence, a tuple.
+    num_classes: the number of classes; of tokens, the size of the vocabulary.
 
   Returns:
     A `Model`; the same object for the same arguments.
 
   Raises:
     ValueError: the name is unknown (the message gives the nearest valid names),
-      the network cannot take such images, or it has more state than its
+      the network cannot take such examples, or it has more state than its
       parameters.
 
   Example:
@@ -54,15 +62,12 @@ def build_model(name: str, image_shape: Shape, num_classes: int) -> Model:
     >>> params = model.init(0)
     >>> batch = np.zeros((4, 8, 8, 1)), np.zeros(4, np.int32)
     >>> loss, accuracy = jax.jit(model.loss_fn)(params, batch)
+    >>> jax.jit(model.logits_fn)(params, batch[0]).shape
+    (4, 10)
   """
-  if input_kind(name) != 'image':
-    raise InputError(
-      f'model {name!r} takes {input_kind(name)}, but this needs a network for '
-      'images: choose mlp or cnn, or make the network with create_model'
-    )
 
   def create(key: jax.Array) -> nnx.Module:
-    return create_model(name, image_shape, num_classes, rngs=nnx.Rngs(key))
+    return create_model(name, example_shape, num_classes, rngs=nnx.Rngs(key))
 
   abstract = nnx.eval_shape(lambda: create(jax.random.key(0)))
   graphdef, _, other = nnx.split(abstract, nnx.Param, ...)
@@ -77,10 +82,17 @@ def build_model(name: str, image_shape: Shape, num_classes: int) -> Model:
   def init_from_key(key: jax.Array) -> Params:
     return nnx.to_pure_dict(nnx.state(create(key), nnx.Param))
 
-  def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    images, labels = batch
-    logits = nnx.merge(graphdef, params)(images)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean(), (logits.argmax(-1) == labels).mean()
+  def logits_fn(params: Params, inputs: jax.typing.ArrayLike) -> jax.Array:
+    return nnx.merge(graphdef, params)(inputs)
 
-  return Model(lambda seed: init_from_key(jax.random.key(seed)), loss_fn)
+  def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    inputs, targets = batch
+    logits = logits_fn(params, inputs)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    return losses.mean(), (logits.argmax(-1) == targets).mean()
+
+  return Model(
+    init=lambda seed: init_from_key(jax.random.key(seed)),
+    loss_fn=loss_fn,
+    logits_fn=logits_fn,
+  )

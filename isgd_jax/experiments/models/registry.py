@@ -1,6 +1,7 @@
 """The networks by name."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Literal
 
 from flax import nnx
@@ -27,6 +28,11 @@ _NETWORKS: Mapping[str, tuple[Callable[..., nnx.Module], InputKind]] = {
   'mlp': (MLP, 'image'),
   'resnet18': (ResNet18, 'image'),
   'transformer': (Transformer, 'tokens'),
+  # Fast enough on a CPU for runs by the hundred: a seventh of the parameters.
+  'transformer-small': (
+    functools.partial(Transformer, width=64, num_layers=2, num_heads=2),
+    'tokens',
+  ),
 }
 
 
@@ -73,7 +79,8 @@ def create_model(
   """Makes a network and draws its initial parameters.
 
   Args:
-    name: one of `model_names()`.
+    name: one of `model_names()`. `'transformer'` is of width 128, with 4 layers
+      of 4 heads, `'transformer-small'` of width 64, with 2 layers of 2 heads.
     example_shape: of one example: (height, width, channels) of an image, or
       (length,) of a token sequence.
     num_classes: the number of classes; of tokens, the size of the vocabulary.

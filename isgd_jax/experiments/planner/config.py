@@ -23,11 +23,13 @@ class PlanConfig:
   """What is to be trained, on what, and how long to measure."""
 
   dataset: str = 'digits'
-  """digits, fashion-mnist, mnist, cifar10, imagefolder, text, or hf:NAME."""
+  """digits, fashion-mnist, mnist, cifar10, shuttle, imagefolder, text, or
+  hf:NAME."""
 
   data_dir: str | None = None
   """Folder of the data set's files. Not needed for digits, nor for
-  fashion-mnist where Debian's package dataset-fashion-mnist is installed."""
+  fashion-mnist and shuttle where Debian's packages dataset-fashion-mnist and
+  r-cran-mlbench are installed."""
 
   image_size: int | None = None
   """Height and width, in pixels, of images from imagefolder (default 224) and
@@ -37,7 +39,8 @@ class PlanConfig:
   """Bytes that the network sees of a text at once."""
 
   model: str = 'mlp'
-  """mlp, cnn, lenet, cifar10-quick, alexnet, resnet18 or transformer."""
+  """mlp, cnn, lenet, cifar10-quick, alexnet, resnet18, transformer or
+  transformer-small."""
 
   base: Literal['sgd', 'momentum', 'nesterov', 'adam', 'adamw'] = 'momentum'
   """Base optimizer; momentum and nesterov have 0.9."""

@@ -12,11 +12,13 @@ class DataConfig:
   """What a network is trained on, and in which order."""
 
   dataset: str = 'digits'
-  """digits, fashion-mnist, mnist, cifar10, imagefolder, text, or hf:NAME."""
+  """digits, fashion-mnist, mnist, cifar10, shuttle, imagefolder, text, or
+  hf:NAME."""
 
   data_dir: str | None = None
   """Folder of the data set's files. Not needed for digits, nor for
-  fashion-mnist where Debian's package dataset-fashion-mnist is installed."""
+  fashion-mnist and shuttle where Debian's packages dataset-fashion-mnist and
+  r-cran-mlbench are installed."""
 
   batch_size: int = 128
   """Examples a batch."""
@@ -144,7 +146,8 @@ class TrainConfig:
   """A training run."""
 
   model: str = 'mlp'
-  """mlp, cnn, lenet, cifar10-quick, alexnet, resnet18 or transformer."""
+  """mlp, cnn, lenet, cifar10-quick, alexnet, resnet18, transformer or
+  transformer-small."""
 
   data: DataConfig = dataclasses.field(default_factory=DataConfig)
   """Data."""

@@ -149,7 +149,7 @@ def test_a_missing_package_names_its_extra(monkeypatch, name, package, extra):
 def test_optional_packages_are_imported_when_they_are_needed():
   code = (
     'import sys; import isgd_jax.experiments.datasets; '
-    "print({'datasets', 'PIL', 'sklearn', 'grain'} & set(sys.modules))"
+    "print({'datasets', 'PIL', 'sklearn', 'grain', 'rdata'} & set(sys.modules))"
   )
   command = [sys.executable, '-c', code]
   assert subprocess.check_output(command, text=True) == 'set()\n'
