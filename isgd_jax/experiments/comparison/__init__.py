@@ -1,0 +1,1 @@
+"""Methods compared under equal budgets: statistics, figures and reports."""
