@@ -142,7 +142,7 @@ def draw_batch_kinds(
   _styles.enclose(ax, [bounds, single_class], log=log_y)
   _styles.finish(ax)
   _name_line_ends(ax, single_class, class_names)
-  _styles.legend_below(figure, [ax])
+  _styles.legend_below(figure, [ax], ncols=2)
   return _styles.save(figure, path, title)
 
 
@@ -278,15 +278,18 @@ def _name_line_ends(
   ends = np.maximum(ends, ax.get_ylim()[0])
   heights = to_panel.transform([(ax.get_xlim()[1], y) for y in ends])[:, 1]
   gap = min(0.045, 1 / len(lines))
-  order = np.argsort(heights, kind='stable')
-  ranks = np.arange(len(lines))
-  # Pushed up where too near to the one below, and down from the top.
-  placed = np.maximum.accumulate(heights[order] - gap * ranks) + gap * ranks
-  placed = np.minimum(placed, 1 - gap * ranks[::-1])
-  for line, height in zip(order.tolist(), placed, strict=True):
+  order = np.argsort(heights, kind='stable').tolist()
+  # Heights less the least ones may not fall: midway between pushing names up
+  # and pushing them down, so that a crowd stays about where it is.
+  spare = heights[order] - gap * np.arange(len(lines))
+  up = np.maximum.accumulate(spare)
+  down = np.minimum.accumulate(spare[::-1])[::-1]
+  spare = np.clip((up + down) / 2, 0, 1 - gap * (len(lines) - 1))
+  for rank, line in enumerate(order):
+    is_finite = np.isfinite(lines[line, -1])
     ax.annotate(
-      names[line],
-      (1.005, height),
+      str(names[line]) if is_finite else f'{names[line]}: not finite',
+      (1.005, spare[rank] + gap * rank),
       xycoords='axes fraction',
       va='center',
       fontsize=8,

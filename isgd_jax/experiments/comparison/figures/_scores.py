@@ -25,13 +25,15 @@ class IntervalRow(NamedTuple):
     group: heading that it stands under, e.g. `'fashion, momentum'`.
     method: its method, which says how it looks.
     interval: of what the axis says; ends and median may be infinite.
-    beyond: what an infinite value means, e.g. `'diverged'`.
+    beyond: what +infinity means, e.g. `'diverged'`.
+    below: what -infinity means, in a difference.
   """
 
   group: str
   method: str
   interval: Interval
   beyond: str = 'not reached'
+  below: str = 'other missed'
 
 
 def draw_profile(
@@ -110,8 +112,8 @@ def draw_intervals(
 ) -> 'Figure':
   """Draws medians and their intervals, a row each, as a PNG.
 
-  What is infinite is an arrow to the edge, with the row's `beyond` beside it
-  where the median is, and `some` before it where only an end is.
+  What is infinite is an arrow to the edge, with the row's `beyond` (or `below`)
+  beside it where the median is, and `some` before it where only an end is.
 
   Args:
     path: the file.
@@ -186,6 +188,12 @@ def draw_intervals(
   if log:
     _styles.plain_log_axis(ax.xaxis)
     ax.set_xlim(left, right)
+  # Where words stand there are no numbers.
+  for minor in (False, True):
+    ticks = np.asarray(ax.get_xticks(minor=minor))
+    is_inside = (edges[0] <= ticks) & (ticks <= edges[1]) & (finite.size > 0)
+    ax.set_xticks(ticks[is_inside], minor=minor)
+  ax.spines['bottom'].set_bounds(*edges)
   _styles.finish(ax)
   return _styles.save(figure, path, title)
 
@@ -199,7 +207,7 @@ def _limits(
   forward, back = (np.log, np.exp) if log else (np.positive, np.positive)
   low, high = float(forward(low)), float(forward(high))
   span = high - low or (1.0 if log else abs(high) or 1.0)
-  words = 0.32 * span
+  words = 0.36 * span
   inner = low - 0.06 * span, high + 0.06 * span
   left = inner[0] - words * bool((values == -math.inf).any())
   right = inner[1] + words * bool((values == math.inf).any())
@@ -231,16 +239,16 @@ def _draw_row(
       linestyle='none',
       zorder=3,
     )
-  for is_beyond, edge, side, shift in (
-    (low == -math.inf, edges[0], '<', -1),
-    (high == math.inf, edges[1], '>', 1),
+  for is_outside, edge, side, shift, meaning in (
+    (low == -math.inf, edges[0], '<', -1, row.below),
+    (high == math.inf, edges[1], '>', 1, row.beyond),
   ):
-    if not is_beyond:
+    if not is_outside:
       continue
     ax.plot([edge], [y], color=style.color, marker=side, markersize=6, zorder=3)
     is_median = median == shift * math.inf
     ax.annotate(
-      row.beyond if is_median else f'some {row.beyond}',
+      meaning if is_median else f'some {meaning}',
       (edge, y),
       xytext=(7 * shift, 0),
       textcoords='offset points',

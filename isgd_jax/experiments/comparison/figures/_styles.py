@@ -150,9 +150,10 @@ def plain_log_axis(axis: Any) -> None:
 
   low, high = axis.get_view_interval()
   axis.set_major_formatter('{x:,g}')
-  # Over more than two decades they would run into one another.
-  if high / low < 100:
-    axis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
+  # Over more decades they would run into one another.
+  if high / low < 1000:
+    subs = (2.0, 3.0, 5.0) if high / low < 30 else (2.0, 5.0)
+    axis.set_minor_locator(ticker.LogLocator(subs=subs))
     axis.set_minor_formatter('{x:,g}')
   else:
     axis.set_minor_formatter(ticker.NullFormatter())
