@@ -51,9 +51,9 @@ def _fashion(name: str, title: str, **kwargs) -> Task:
     'window_size': 100,
     'schedule': 'decayed',
     'num_train': 12_800,
-    'num_test': 5_000,
+    'num_test': 2_000,
     'num_epochs': 8,
-    'num_evaluations': 32,
+    'num_evaluations': 16,
   }
   return Task(name, title, **defaults | kwargs)
 
@@ -88,7 +88,7 @@ def _digits(name: str, title: str, **kwargs) -> Task:
     'num_train': 1_120,
     'num_test': 317,
     'num_epochs': 20,
-    'num_evaluations': 40,
+    'num_evaluations': 20,
   }
   return Task(name, title, **defaults | kwargs)
 
@@ -161,8 +161,8 @@ _WORKLOADS = (
         schedule='decayed',
         num_train=12_800,
         num_test=10_000,
-        num_epochs=10,
-        num_evaluations=40,
+        num_epochs=8,
+        num_evaluations=16,
         is_balanced=True,
       ),
     ),
