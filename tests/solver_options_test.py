@@ -192,7 +192,7 @@ def test_no_momentum_is_in_the_response_however_large_the_gradient(
       state,
       params,
       value=jnp.float32(9.0),
-      value_fn=lambda p: jnp.float32(2.0) + 0.0 * jnp.sum(p['w']),
+      value_fn=lambda p: jnp.float32(2.0) + 0.0 * jnp.float32(jnp.sum(p['w'])),
     )
     assert int(isgd_jax.get_info(state).num_chase_steps) == 1
     assert not bool(isgd_jax.get_info(state).is_chase_reverted)
