@@ -142,7 +142,7 @@ def update_then_chase(
   The base state takes in the gradient that was found, chased or not, before the
   chase: a step without one then has nothing to undo or to copy. A chase in
   place of the base update starts from the gradient at hand, which therefore
-  lives through it: one more buffer of the parameters' size, as long as it is.
+  lives through it beside the update: two more copies of the parameters.
   """
   grad = updates if batch.grad is None else batch.grad
   dtypes = jax.tree.map(jnp.result_type, updates)

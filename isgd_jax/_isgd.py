@@ -104,8 +104,9 @@ def isgd(
       that was found (`'advanced'`), although a chase in place of the base
       update does not apply that update. None stands for `'frozen'`, and with
       `base_update_when_chasing` for `'advanced'`, the only choice there. A
-      chase in place of the update from an advanced state holds one more buffer
-      of the parameters' size; a reverted one costs one evaluation less.
+      chase in place of the update, with an advanced state, raises the peak
+      memory by two more copies of the parameters (measured with SGD and Adam);
+      a reverted one costs one evaluation less.
     axis_name: name or names of the device axis that the losses are averaged
       over, as in :func:`value_and_grad`; `value` and `updates` must be averages
       already. Not needed under plain `jax.jit`, sharded or not.
