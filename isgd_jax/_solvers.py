@@ -47,10 +47,11 @@ def gauss_newton(
     \frac{\|g\|^2}{\langle g, D g \rangle} \, D g.
 
   There is no step where :math:`\langle g, D g \rangle` is not positive and
-  finite. Each step asks for two base updates, which raised the peak memory by one copy
-  of the parameters with SGD and by five with Adam. An update that is normalised as a
-  whole after its momentum (LAMB, Muon) leaves some of it in the response; a
-  line search would run twice a step: keep to `'euclidean'` with one.
+  finite. Each step asks for two base updates, which raised the peak memory by
+  one copy of the parameters with SGD and by five with Adam. An update that is
+  normalised as a whole after its momentum (LAMB, Muon) leaves some of it in the
+  response; a line search would run twice a step: keep to `'euclidean'` with
+  one.
 
   Args:
     metric: `'euclidean'`, or `'base'` for the geometry of the base optimizer.
