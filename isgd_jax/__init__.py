@@ -38,10 +38,10 @@ from isgd_jax._schedules import ScaleByMeanLossState
 from isgd_jax._schedules import scale_by_mean_loss
 from isgd_jax._shewhart import fixed_limits
 from isgd_jax._shewhart import shewhart
+from isgd_jax._solvers import gauss_newton
+from isgd_jax._solvers import gradient_descent
 from isgd_jax._subproblem import Subproblem
 from isgd_jax._subproblem import SubproblemSolver
-from isgd_jax._subproblem import gauss_newton
-from isgd_jax._subproblem import gradient_descent
 from isgd_jax._window import MedianState
 from isgd_jax._window import MovingRangeState
 from isgd_jax._window import WindowState

@@ -18,10 +18,11 @@ from isgd_jax import _checks
 from isgd_jax import _control_chart
 from isgd_jax import _info
 from isgd_jax import _shewhart
+from isgd_jax import _solvers
 from isgd_jax import _subproblem
 from isgd_jax import _value_fn
 
-_DEFAULT_SOLVER = _subproblem.gauss_newton()
+_DEFAULT_SOLVER = _solvers.gauss_newton()
 
 
 class ISGDState(NamedTuple):
@@ -47,6 +48,7 @@ def isgd(
   max_chase_steps: jax.typing.ArrayLike = 5,
   conservative_weight: jax.typing.ArrayLike = 0.1,
   base_update_when_chasing: bool = False,
+  base_state_when_chasing: str | None = None,
   axis_name: str | tuple[str, ...] | None = None,
   has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -70,7 +72,7 @@ def isgd(
   no rate; in place of the base update, not after it; and under that guard. On
   a chased step the base optimizer's state is left as it was, so its momentum
   does not take in the odd gradient and its schedule does not count the step;
-  with `base_update_when_chasing` it advances on every step.
+  `base_state_when_chasing='advanced'` lets it take both in, on every step.
 
   Only the parameters that the base optimizer moves are chased: a leaf whose
   base update is zero throughout (frozen by `optax.set_to_zero` or
@@ -97,6 +99,14 @@ def isgd(
     conservative_weight: weight :math:`\varepsilon` >= 0 of the constraint.
     base_update_when_chasing: whether a chased batch also gets the base update,
       before the chase; the chase then costs one evaluation more.
+    base_state_when_chasing: what a chased step does to the state of the base
+      optimizer: nothing (`'frozen'`), or what any step does with the gradient
+      that was found (`'advanced'`), although a chase in place of the base
+      update does not apply that update. None stands for `'frozen'`, and with
+      `base_update_when_chasing` for `'advanced'`, the only choice there. A
+      chase in place of the update, with an advanced state, raises the peak
+      memory by two more copies of the parameters (measured with SGD and Adam);
+      a reverted one costs one evaluation less.
     axis_name: name or names of the device axis that the losses are averaged
       over, as in :func:`value_and_grad`; `value` and `updates` must be averages
       already. Not needed under plain `jax.jit`, sharded or not.
@@ -124,10 +134,10 @@ def isgd(
     with them ``chart_reading``, the :class:`ChartReading` of this batch.
 
   Raises:
-    ValueError: from the factory, on an argument out of range; from `init`, on
-      masked or not floating-point parameters; from `update`, on a missing
-      argument, a value that is not a real scalar, or gradients that differ in
-      structure from the parameters.
+    ValueError: from the factory, on an argument out of range, or two that
+      contradict each other; from `init`, on masked or not floating-point
+      parameters; from `update`, on a missing argument, a value that is not a
+      real scalar, or gradients that differ in structure from the parameters.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, isgd_jax
@@ -159,6 +169,10 @@ def isgd(
     Stochastic Gradient Descent <https://arxiv.org/abs/1603.05544>`_, Neural
     Networks 93, 2017. Not implicit SGD, which is also called ISGD.
   """
+  if base_state_when_chasing is None:
+    base_state_when_chasing = (
+      'advanced' if base_update_when_chasing else 'frozen'
+    )
   return _make(
     base_optimizer,
     _chase_step.Settings(
@@ -168,6 +182,7 @@ def isgd(
       max_chase_steps=max_chase_steps,
       conservative_weight=conservative_weight,
       base_update_when_chasing=base_update_when_chasing,
+      base_state_when_chasing=base_state_when_chasing,
       axis_name=axis_name,
       has_aux=has_aux,
     ),
@@ -231,11 +246,12 @@ def paper_isgd(
     base_optimizer,
     _chase_step.Settings(
       control_chart=_shewhart.paper_chart(batches_per_epoch),
-      solver=_subproblem.gradient_descent(chase_learning_rate),
+      solver=_solvers.gradient_descent(chase_learning_rate),
       chase_to='limit',
       max_chase_steps=5,
       conservative_weight=0.1,
       base_update_when_chasing=True,
+      base_state_when_chasing='advanced',
       axis_name=axis_name,
       has_aux=has_aux,
       tolerance=0.0,
@@ -255,6 +271,18 @@ def _make(
   _checks.check_number(
     'conservative_weight', settings.conservative_weight, minimum=0.0
   )
+  _checks.check_choice(
+    'base_state_when_chasing',
+    settings.base_state_when_chasing,
+    ('frozen', 'advanced'),
+  )
+  is_frozen = settings.base_state_when_chasing == 'frozen'
+  if is_frozen and settings.base_update_when_chasing:
+    raise ValueError(
+      "base_state_when_chasing must be 'advanced' with "
+      "base_update_when_chasing=True, got 'frozen': a base update advances the "
+      'state. Leave one of the two out.'
+    )
   base = optax.with_extra_args_support(base_optimizer)
   only_watches = (
     not _checks.is_traced(settings.max_chase_steps)
@@ -340,9 +368,9 @@ def _make(
         num_training_steps=_info.unpack(state.packed_info).num_steps,
       )
       step = (
-        _chase_step.update_then_chase
-        if settings.base_update_when_chasing
-        else _chase_step.chase_or_update
+        _chase_step.chase_or_update
+        if is_frozen
+        else _chase_step.update_then_chase
       )
       updates, base_state, outcome = step(
         settings, base_update, batch, updates, state.base_state, arrays

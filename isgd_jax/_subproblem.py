@@ -1,4 +1,4 @@
-r"""The conservative subproblem, its solvers, and the bounded chase.
+r"""The conservative subproblem, what solves it, and the bounded chase.
 
 An under-trained batch with loss :math:`\psi` is chased down to a target by
 minimising
@@ -21,14 +21,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isgd_jax import _checks
-
 
 class Subproblem(NamedTuple):
   r"""One conservative subproblem: what stays constant during a chase.
 
   A solver's step is handed this tuple whole, so that a field added to it later
-  (a metric, say) breaks no solver.
+  breaks no solver. What a solver does not read is not computed.
 
   Attributes:
     anchor: parameters :math:`w_{t-1}` before the chase, pytree of arrays.
@@ -39,6 +37,13 @@ class Subproblem(NamedTuple):
     is_movable: which leaves may move, pytree of boolean scalars with the
       structure of the parameters. The chase holds the others still whatever the
       solver returns; a solver that measures the gradient leaves them out.
+    base_response: `base_response(grad) -> response`, the part of the base
+      update that answers to the gradient, without momentum and weight decay,
+      with the sign of the gradient: half of `update(-grad) - update(grad)` from
+      the base state that the chase starts with, in the structure of `grad` and
+      the dtype of the loss. None where there is no base optimizer.
+    base_update_norm: Euclidean length of the base update of this batch,
+      floating scalar. None where there is no base optimizer.
   """
 
   anchor: optax.Params
@@ -46,6 +51,8 @@ class Subproblem(NamedTuple):
   damping: jax.Array
   num_training_steps: jax.Array
   is_movable: Any
+  base_response: Callable[[optax.Updates], optax.Updates] | None = None
+  base_update_norm: jax.Array | None = None
 
 
 class SubproblemSolver(NamedTuple):
@@ -75,109 +82,6 @@ class SubproblemSolver(NamedTuple):
     [Any, Subproblem, optax.Params, jax.Array, optax.Updates],
     tuple[optax.Params, Any],
   ]
-
-
-def gauss_newton() -> SubproblemSolver:
-  r"""Damped Gauss-Newton steps; no rate to tune.
-
-  Linearising :math:`\psi` inside the subproblem, with Levenberg-Marquardt
-  damping about the current weights, gives
-
-  .. math::
-    w \leftarrow w - \frac{\psi(w) - \text{target}}
-    {\|\nabla \psi(w)\|^2 + \varepsilon / n_w} \nabla \psi(w).
-
-  It reaches the target in one step where :math:`\psi` is linear. This is this
-  library's solver, not the paper's: see :func:`gradient_descent`.
-
-  Returns:
-    A :class:`SubproblemSolver`.
-
-  Examples:
-    >>> import jax.numpy as jnp, isgd_jax
-    >>> solver = isgd_jax.gauss_newton()
-    >>> problem = isgd_jax.Subproblem(
-    ...     anchor=jnp.zeros(2), target=1.0, damping=0.0,
-    ...     num_training_steps=0, is_movable=True)
-    >>> grad = jnp.array([3.0, 4.0])
-    >>> params, _ = solver.step((), problem, jnp.zeros(2), 6.0, grad)
-    >>> print(params)  # (6 - 1) / 25 of the gradient
-    [-0.6 -0.8]
-
-  References:
-    Nocedal & Wright, `Numerical Optimization
-    <https://doi.org/10.1007/978-0-387-40065-5>`_, ch. 10.
-  """
-
-  def init_fn(subproblem: Subproblem) -> tuple[()]:
-    del subproblem
-    return ()
-
-  def step_fn(state, subproblem, params, loss, grad):
-    dtype = jnp.result_type(loss)
-    squared_norm = _squared_norm(grad, subproblem.is_movable, dtype)
-    denominator = subproblem.damping + squared_norm
-    gap = loss - subproblem.target
-    length = jnp.where(denominator > 0, gap / denominator, 0.0)
-    direction = jax.tree.map(lambda g: length * g.astype(dtype), grad)
-    return _subtract(params, direction), state
-
-  return SubproblemSolver(init_fn, step_fn)
-
-
-def gradient_descent(
-  learning_rate: optax.ScalarOrSchedule,
-) -> SubproblemSolver:
-  r"""Gradient steps on the subproblem: the paper's Algorithm 2.
-
-  .. math::
-    w \leftarrow w - \zeta \left( (\psi(w) - \text{target}) \nabla \psi(w)
-    + \frac{\varepsilon}{n_w} (w - w_{t-1}) \right).
-
-  The paper leaves :math:`\zeta` and its relation to the main rate open. The
-  step shrinks with the gap, so a rate near the base optimizer's moves very
-  little, and a much larger one diverges on a batch far above its target.
-
-  Args:
-    learning_rate: the rate :math:`\zeta` > 0, or a schedule of the number of
-      training steps taken before (not of chase steps).
-
-  Returns:
-    A :class:`SubproblemSolver`.
-
-  Raises:
-    ValueError: if `learning_rate` is neither a schedule nor a positive number.
-
-  Examples:
-    >>> import optax, isgd_jax
-    >>> schedule = optax.exponential_decay(0.1, 1_000, 0.5)
-    >>> solver = isgd_jax.gradient_descent(schedule)
-
-  References:
-    Wang et al., `Accelerating Deep Neural Network Training with Inconsistent
-    Stochastic Gradient Descent <https://arxiv.org/abs/1603.05544>`_, 2017.
-  """
-  if not callable(learning_rate):
-    _checks.check_number('learning_rate', learning_rate, above=0.0)
-
-  def init_fn(subproblem: Subproblem) -> jax.Array:
-    rate = learning_rate
-    if callable(rate):
-      rate = rate(subproblem.num_training_steps)
-    return jnp.asarray(rate, jnp.result_type(subproblem.target))
-
-  def step_fn(state, subproblem, params, loss, grad):
-    dtype = jnp.result_type(loss)
-    gap = loss - subproblem.target
-
-    def direction(g, w, anchor):
-      away = w.astype(dtype) - anchor.astype(dtype)
-      return state * (gap * g.astype(dtype) + subproblem.damping * away)
-
-    directions = jax.tree.map(direction, grad, params, subproblem.anchor)
-    return _subtract(params, directions), state
-
-  return SubproblemSolver(init_fn, step_fn)
 
 
 class ChaseResult(NamedTuple):
@@ -333,28 +237,6 @@ def chase(
     is_over=is_false,
   )
   return jax.lax.while_loop(is_chasing, evaluate_then_step, carry).result
-
-
-def _subtract(params: optax.Params, directions: optax.Updates) -> optax.Params:
-  """`params - directions`, in the dtype of the directions, then cast back."""
-  return jax.tree.map(
-    lambda w, d: (w.astype(d.dtype) - d).astype(w.dtype), params, directions
-  )
-
-
-def _squared_norm(
-  grad: optax.Updates, is_movable: Any, dtype: Any
-) -> jax.Array:
-  """Sum of squares over the leaves that may move, accumulated in `dtype`.
-
-  The sums are masked, not the gradient, which would be stored once more.
-  """
-  squares = jax.tree.map(
-    lambda m, g: jnp.where(m, jnp.sum(jnp.square(g.astype(dtype))), 0.0),
-    is_movable,
-    grad,
-  )
-  return sum(jax.tree.leaves(squares), start=jnp.zeros((), dtype))
 
 
 def _all_finite(params: optax.Params, is_movable: Any) -> jax.Array:

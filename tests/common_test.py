@@ -43,6 +43,17 @@ _WRAPPERS = {
     isgd_jax.shewhart(4, 1.0),
     solver=isgd_jax.gradient_descent(optax.constant_schedule(0.01)),
   ),
+  'isgd_base_metric': lambda base: isgd_jax.isgd(
+    base,
+    isgd_jax.shewhart(4, 1.0),
+    solver=isgd_jax.gauss_newton(metric='base', max_step_ratio=3.0),
+  ),
+  'isgd_advanced': lambda base: isgd_jax.isgd(
+    base,
+    isgd_jax.shewhart(4, 1.0),
+    solver=isgd_jax.gauss_newton(max_step_ratio=3.0),
+    base_state_when_chasing='advanced',
+  ),
   'paper_isgd': lambda base: isgd_jax.paper_isgd(
     base, batches_per_epoch=11, chase_learning_rate=0.01
   ),
@@ -69,8 +80,9 @@ _WRAPPERS = {
     isgd_jax.watch(isgd_jax.shewhart(4, 1.0)), base
   ),
 }
-# Every base with isgd, few with the rest: what these add is their chart.
-_BASES_OF = {'isgd': tuple(_BASES)} | {
+# Every base with isgd and where it is asked for its metric, few with the rest:
+# what these add is their chart.
+_BASES_OF = {'isgd': tuple(_BASES), 'isgd_base_metric': tuple(_BASES)} | {
   f'isgd_{chart}': ('adam',)
   for chart in ('ewma', 'cusum', 'difference', 'run_rules', 'restart')
 }

@@ -96,6 +96,31 @@ def test_no_parameter_is_copied_on_a_step_without_a_chase(base, donate):
     assert window == []
 
 
+OPTIONS = {
+  'advanced': {'base_state_when_chasing': 'advanced'},
+  'base_metric': {
+    'solver': isgd_jax.gauss_newton(metric='base', max_step_ratio=3.0)
+  },
+}
+
+
+@pytest.mark.parametrize('option', OPTIONS)
+@pytest.mark.parametrize('donate', [False, True])
+def test_nor_with_an_advanced_state_or_the_metric_of_the_base(option, donate):
+  """Neither a copy nor a second branch."""
+  optimizer = isgd_jax.isgd(
+    BASES['adam'], isgd_jax.shewhart(100), **OPTIONS[option]
+  )
+  compiled = compile_step(optimizer, donate)
+  assert parameter_copies(compiled) == []
+  branches = [
+    line
+    for line in entry_instructions(compiled)
+    if re.search(r' (while|conditional)\(', line)
+  ]
+  assert len(branches) == 1, branches
+
+
 @pytest.mark.parametrize('base', BASES)
 def test_one_data_dependent_branch_on_a_step_without_a_chase(base):
   optimizer = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(100))
