@@ -98,6 +98,7 @@ def chase_or_update(
       loss_found=batch.loss,
       max_steps=settings.max_chase_steps,
       tolerance=settings.tolerance,
+      guard=settings.guard,
       start_grad=slot if recover_grad else batch.grad,
       recover_grad=recover_grad,
     )

@@ -49,6 +49,7 @@ def isgd(
   conservative_weight: jax.typing.ArrayLike = 0.1,
   base_update_when_chasing: bool = False,
   base_state_when_chasing: str | None = None,
+  guard: bool = True,
   axis_name: str | tuple[str, ...] | None = None,
   has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -107,6 +108,10 @@ def isgd(
       chase in place of the update, with an advanced state, raises the peak
       memory by two more copies of the parameters (measured with SGD and Adam);
       a reverted one costs one evaluation less.
+    guard: whether a chase that does not lower the loss of its batch is undone,
+      in favour of the base update. Without it the loss after the last allowed
+      step is not evaluated, and a chase may leave the batch worse, or not
+      finite.
     axis_name: name or names of the device axis that the losses are averaged
       over, as in :func:`value_and_grad`; `value` and `updates` must be averages
       already. Not needed under plain `jax.jit`, sharded or not.
@@ -185,6 +190,7 @@ def isgd(
       base_state_when_chasing=base_state_when_chasing,
       axis_name=axis_name,
       has_aux=has_aux,
+      guard=guard,
     ),
   )
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from isgd_jax.experiments._errors import check_name
 from isgd_jax.experiments.algorithms import Algorithm
+from isgd_jax.experiments.comparison.ablation import VARIANTS
 from isgd_jax.experiments.comparison.tasks import Task
 from isgd_jax.experiments.stream_training import TrainConfig
 
@@ -78,6 +79,7 @@ METHODS = {
     Method('skip', 'skip'),
     Method('reshuffled', 'base', is_reshuffled=True),
     Method('isgd-reshuffled', 'isgd', is_reshuffled=True),
+    *(Method(name, 'isgd', isgd=isgd) for name, isgd in VARIANTS.items()),
   )
 }
 

@@ -6,6 +6,7 @@ minutes. The large forms are for an accelerator.
 
 import dataclasses
 
+from isgd_jax.experiments.comparison.ablation import VARIANTS
 from isgd_jax.experiments.comparison.tasks import Task
 
 _STREAM_METHODS = ('base', 'base-decayed', 'twice', 'isgd', 'random', 'skip')
@@ -117,6 +118,8 @@ _WORKLOADS = (
     ),
     base_optimizers=('sgd', 'momentum', 'nesterov', 'adam'),
     methods=_STATIONARY_METHODS,
+    num_rates=5,
+    num_tuning_seeds=1,
   ),
   Workload(
     'stationary-fashion',
@@ -144,6 +147,7 @@ _WORKLOADS = (
       ),
     ),
     methods=_STATIONARY_METHODS,
+    num_rates=5,
     num_tuning_seeds=1,
   ),
   Workload(
@@ -176,6 +180,7 @@ _WORKLOADS = (
       _fashion('label-noise/30', '30 % wrong', label_noise=0.3),
     ),
     methods=_STATIONARY_METHODS,
+    num_rates=5,
     num_tuning_seeds=1,
   ),
   Workload(
@@ -219,7 +224,7 @@ _WORKLOADS = (
         dataset='texts',
         model='transformer-small',
         order='texts',
-        batch_size=16,
+        batch_size=8,
         window_size=_STREAM_WINDOW,
         num_segments=8,
         batches_per_segment=75,
@@ -251,7 +256,25 @@ _WORKLOADS = (
   ),
 )
 
-WORKLOADS = {workload.name: workload for workload in _WORKLOADS}
+_BY_NAME = {workload.name: workload for workload in _WORKLOADS}
+_ABLATION_TASKS = (
+  ('drift-labels', 0),
+  ('drift-pixels', 0),
+  ('sampling-bias', 2),
+  ('sampling-bias', 0),
+  ('stationary-digits', 0),
+)
+_ABLATION = Workload(
+  'ablation',
+  'ISGD with one thing changed at a time',
+  tuple(_BY_NAME[name].tasks[i] for name, i in _ABLATION_TASKS),
+  methods=('base', *VARIANTS),
+  has_loss_adaptive=False,
+  num_rates=3,
+  num_tuning_seeds=1,
+)
+
+WORKLOADS = {**_BY_NAME, _ABLATION.name: _ABLATION}
 
 
 def _enlarged(workload: Workload, **kwargs) -> Workload:
