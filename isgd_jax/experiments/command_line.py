@@ -5,6 +5,7 @@ The strings below the fields are what `--help` prints.
 
 from collections.abc import Sequence
 import dataclasses
+import pathlib
 from typing import Annotated
 
 from isgd_jax.experiments._errors import missing_extra
@@ -163,7 +164,80 @@ class PlanBatchSize:
     print(f'\nPlan and figures: {self.out}')
 
 
-Command = Demo | Train | Chart | PlanBatchSize
+@dataclasses.dataclass(frozen=True)
+class Compare:
+  """Compare ISGD with what it has to beat on one workload.
+
+  Tunes and trains every method over every base optimizer, and appends a line of
+  JSON for each run to the folder --out. Runs that are there are not repeated,
+  so the same command carries an interrupted comparison on. `isgd-jax report`
+  makes the tables and figures. The small forms take up to 20 minutes on two CPU
+  cores; nothing else should run meanwhile, for seconds are measured.
+
+  Workloads: stationary-digits, stationary-fashion, sampling-bias, imbalance,
+  label-noise, drift-labels, drift-pixels, drift-gradual, drift-text,
+  input-bound, ablation.
+  """
+
+  workload: tyro.conf.Positional[str]
+  """Name of the workload."""
+
+  methods: tuple[str, ...] | None = None
+  """Methods, some of: base, base-constant, base-decayed, twice, random, isgd,
+  isgd-constant, paper-isgd, skip, reshuffled, isgd-reshuffled; by default the
+  workload's."""
+
+  bases: tuple[str, ...] | None = None
+  """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo; by
+  default the workload's."""
+
+  seeds: int = 5
+  """Seeds of the runs that are reported."""
+
+  budget: int | None = None
+  """Gradient evaluations of a run, or on a stream its batches; by default each
+  task's own."""
+
+  large: bool = False
+  """The large form, for an accelerator."""
+
+  out: str = 'results'
+  """Folder of the results; made if missing."""
+
+  def __call__(self) -> None:
+    """Makes the runs, and prints where they are."""
+    from isgd_jax.experiments.comparison import compare
+
+    config = compare.CompareConfig(
+      workload=self.workload,
+      methods=self.methods,
+      base_optimizers=self.bases,
+      seeds=self.seeds,
+      budget=self.budget,
+      large=self.large,
+    )
+    print(f'Results: {compare.compare(config, self.out)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """Make the tables and figures of the comparisons in a folder."""
+
+  results: tyro.conf.Positional[str] = 'results'
+  """Folder that `isgd-jax compare` wrote to; the figures go there too."""
+
+  out: str = 'RESULTS.md'
+  """Markdown file to write."""
+
+  def __call__(self) -> None:
+    """Makes them, and prints where they are."""
+    from isgd_jax.experiments.comparison import report
+
+    report.report(pathlib.Path(self.results), pathlib.Path(self.out))
+    print(f'Tables: {self.out}, figures: {self.results}')
+
+
+Command = Demo | Train | Chart | PlanBatchSize | Compare | Report
 
 
 def parse(args: Sequence[str] | None) -> Command:
@@ -213,6 +287,8 @@ def _cli(args: Sequence[str] | None, train: Train) -> Command:
     | Annotated[Train, tyro.conf.subcommand('train', default=train)]
     | Annotated[Chart, tyro.conf.subcommand('chart')]
     | Annotated[PlanBatchSize, tyro.conf.subcommand('plan-batch-size')]
+    | Annotated[Compare, tyro.conf.subcommand('compare')]
+    | Annotated[Report, tyro.conf.subcommand('report')]
   )
   return tyro.cli(
     commands,

@@ -140,9 +140,7 @@ def compile_step(
       functools.partial(_step, model, base_optimizer, algorithm),
       donate_argnums=0,
     )
-    .lower(
-      jax.eval_shape(init, model.init(0)), scalar, scalar, inputs, labels
-    )
+    .lower(jax.eval_shape(init, model.init(0)), scalar, scalar, inputs, labels)
     .compile()
   )
   return CompiledStep(init, compiled, time.perf_counter() - start)
@@ -209,9 +207,7 @@ def _step(
       final_loss=info.final_loss,
       num_gradient_evaluations=carry.num_evaluations - evaluations_before,
     )
-  return carry, jnp.stack(
-    [jnp.asarray(m).astype(jnp.float32) for m in metrics]
-  )
+  return carry, jnp.stack([jnp.asarray(m).astype(jnp.float32) for m in metrics])
 
 
 def _spent(algorithm: Algorithm, before: Any, after: Any) -> jax.Array | int:

@@ -48,9 +48,7 @@ class Method:
       >>> config.decay_evaluations == task.num_batches
       True
     """
-    chart = dataclasses.replace(
-      self.isgd.chart, window_size=task.window_size
-    )
+    chart = dataclasses.replace(self.isgd.chart, window_size=task.window_size)
     is_decayed = (self.schedule or task.schedule) == 'decayed'
     # Where batches are what counts, an echo has twice the evaluations.
     is_longer = task.budget is None and self.kind == 'twice'

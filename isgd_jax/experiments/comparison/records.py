@@ -35,6 +35,11 @@ class Store:
           self._runs[record['id']] = record
     self._environment = results.environment()
 
+  @property
+  def num_runs(self) -> int:
+    """Runs on record."""
+    return len(self._runs)
+
   def find(self, identity: str) -> dict[str, Any] | None:
     """The record of a run, or None.
 

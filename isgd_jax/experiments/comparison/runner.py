@@ -120,9 +120,7 @@ class _Runner:
         if entry.method.name == 'isgd':
           extra_steps[seed] = _extra_steps(record)
 
-  def _tune(
-    self, entry: Entry, extra_steps: dict[int, np.ndarray]
-  ) -> float:
+  def _tune(self, entry: Entry, extra_steps: dict[int, np.ndarray]) -> float:
     """The best rate; ISGD leaves the `extra_steps` that it took with it."""
     losses: dict[float, list[float]] = {}
     extra: dict[float, dict[int, np.ndarray]] = {}
@@ -304,9 +302,7 @@ def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
       if accuracy >= high + 0.01:
         high = float(accuracy)
         last = start + i + window - 1
-        highs.append(
-          [i + window, int(spent[last] - before), round(high, 3)]
-        )
+        highs.append([i + window, int(spent[last] - before), round(high, 3)])
     traces.append(highs)
   return traces
 
@@ -314,9 +310,7 @@ def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
 def _histogram(extra_steps: np.ndarray) -> dict[str, int]:
   """How many steps took how many evaluations beyond their first."""
   values, counts = np.unique(extra_steps, return_counts=True)
-  return {
-    str(v): int(c) for v, c in zip(values, counts, strict=True)
-  }
+  return {str(v): int(c) for v, c in zip(values, counts, strict=True)}
 
 
 def _extra_steps(record: dict[str, Any]) -> np.ndarray:
