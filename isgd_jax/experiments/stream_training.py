@@ -1,6 +1,6 @@
 """One training run: a stream of batches, a method, and what it cost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import itertools
 import math
@@ -52,7 +52,7 @@ class TrainConfig:
   base_optimizer: str = 'momentum'
   learning_rate: float = 0.1
   seed: int = 0
-  isgd: Algorithm = Algorithm('isgd')
+  isgd: Algorithm = dataclasses.field(default_factory=lambda: Algorithm('isgd'))
   decay_evaluations: int = 0
 
   @property
@@ -171,9 +171,10 @@ def train(
     isgd_extra_steps: extra gradient evaluations of each step of the ISGD run
       that the method `'random'` is to match; as many batches are read. Unused
       by the others.
-    budget: gradient evaluations to spend; a step begun is finished. None spends
-      what the stream needs.
-    evaluate: called with the parameters, which it must not keep; None for never.
+    budget: gradient evaluations to spend; a step begun is finished. None
+      spends what the stream needs.
+    evaluate: called with the parameters, which it must not keep; None for
+      never.
     num_evaluations: how often, evenly over the stream and at its end.
     show_progress: whether to show a progress bar on stderr; None shows it on a
       terminal only.

@@ -25,7 +25,7 @@ class Method:
   kind: str
   schedule: str | None = None
   is_reshuffled: bool = False
-  isgd: Algorithm = Algorithm('isgd')
+  isgd: Algorithm = dataclasses.field(default_factory=lambda: Algorithm('isgd'))
 
   def train_config(
     self, task: Task, base_optimizer: str, learning_rate: float, seed: int

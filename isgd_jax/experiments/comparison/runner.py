@@ -9,6 +9,7 @@ gradient evaluations. A run that is on record is not repeated.
 from collections.abc import Iterator, Sequence
 import dataclasses
 import hashlib
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -288,7 +289,7 @@ def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
   bounds = [*change_points, len(metrics.accuracy)]
   spent = np.cumsum(metrics.num_gradient_evaluations)
   traces = []
-  for start, end in zip(bounds, bounds[1:], strict=False):
+  for start, end in itertools.pairwise(bounds):
     if end - start < window:
       traces.append([])
       continue
