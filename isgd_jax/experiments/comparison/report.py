@@ -144,7 +144,8 @@ def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
       'gradient evaluations, at no more than 1.2 times the evaluations of the '
       f'base alone. Met in {verdicts.summary_of(streams, "is_met")}: no higher '
       'than every batch twice in '
-      f'{verdicts.summary_of(streams, "is_no_worse_than_twice")}, lower than the random trigger in '
+      f'{verdicts.summary_of(streams, "is_no_worse_than_twice")}, lower '
+      'than the random trigger in '
       f'{verdicts.summary_of(streams, "is_better_than_random")}, within 1.2 '
       f'times in {verdicts.summary_of(streams, "is_cheap")}. Differences are '
       'in nats; below zero ISGD is better.'
@@ -155,7 +156,7 @@ def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
     num_worse = sum(bool(v.worse) for v in stationary)
     parts.append(
       '**Stationary data.** The never-hurts rule: at equal gradient '
-      "evaluations, train loss, test loss and accuracy within the base "
+      'evaluations, train loss, test loss and accuracy within the base '
       "optimizer's own seeds (in brackets), or better. Met in "
       f'{verdicts.summary_of(stationary, "is_harmless")}. All seeds agree that '
       f'ISGD is better in something and worse in nothing in {num_better} of '

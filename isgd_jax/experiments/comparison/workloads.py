@@ -114,12 +114,11 @@ _WORKLOADS = (
     'Digits, i.i.d. batches in a fixed cycle',
     (
       _digits('stationary-digits/mlp', 'MLP', model='mlp'),
-      _digits('stationary-digits/cnn', 'small CNN', model='cnn'),
+      _digits('stationary-digits/cnn', 'small CNN', model='cnn', num_epochs=12),
     ),
     base_optimizers=('sgd', 'momentum', 'nesterov', 'adam'),
     methods=_STATIONARY_METHODS,
     num_rates=5,
-    num_tuning_seeds=1,
   ),
   Workload(
     'stationary-fashion',
@@ -146,7 +145,6 @@ _WORKLOADS = (
     ),
     methods=_STATIONARY_METHODS,
     num_rates=5,
-    num_tuning_seeds=1,
   ),
   Workload(
     'imbalance',
@@ -179,7 +177,6 @@ _WORKLOADS = (
     ),
     methods=_STATIONARY_METHODS,
     num_rates=5,
-    num_tuning_seeds=1,
   ),
   Workload(
     'drift-labels',
