@@ -140,9 +140,7 @@ def compile_step(
       functools.partial(_step, model, base_optimizer, algorithm),
       donate_argnums=0,
     )
-    .lower(
-      jax.eval_shape(init, model.init(0)), scalar, scalar, inputs, labels
-    )
+    .lower(jax.eval_shape(init, model.init(0)), scalar, scalar, inputs, labels)
     .compile()
   )
   return CompiledStep(init, compiled, time.perf_counter() - start)
@@ -163,7 +161,8 @@ def _step(
   found = []
   evaluations_before = carry.num_evaluations
   for _ in range(algorithm.num_base_steps):
-    progress = jnp.minimum(carry.num_evaluations * decay, 1.0)
+    spent = carry.num_evaluations.astype(jnp.float32)
+    progress = jnp.minimum(spent * decay, 1.0)
     rate = learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     (loss, accuracy), grads = jax.value_and_grad(model.loss_fn, has_aux=True)(
       carry.params, batch
@@ -176,11 +175,10 @@ def _step(
       value_fn=lambda params: model.loss_fn(params, batch)[0],
     )
     found.append((loss, accuracy))
-    spent = _spent(algorithm, carry.opt_state, opt_state)
     carry = Carry(
       optax.apply_updates(carry.params, updates),
       opt_state,
-      carry.num_evaluations + spent,
+      carry.num_evaluations + _spent(algorithm, carry.opt_state, opt_state),
     )
   loss, accuracy = found[0]
   if algorithm.kind == 'base':
@@ -209,9 +207,7 @@ def _step(
       final_loss=info.final_loss,
       num_gradient_evaluations=carry.num_evaluations - evaluations_before,
     )
-  return carry, jnp.stack(
-    [jnp.asarray(m).astype(jnp.float32) for m in metrics]
-  )
+  return carry, jnp.stack([jnp.asarray(m).astype(jnp.float32) for m in metrics])
 
 
 def _spent(algorithm: Algorithm, before: Any, after: Any) -> jax.Array | int:

@@ -1,6 +1,6 @@
 """One training run: a stream of batches, a method, and what it cost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import dataclasses
 import itertools
 import math
@@ -31,6 +31,7 @@ except ImportError as error:
 # Metrics are fetched this many steps at a time, and one block late: by then
 # the device has the steps of the next block to work on.
 _BLOCK_SIZE = 32
+_ISGD = Algorithm('isgd')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TrainConfig:
   base_optimizer: str = 'momentum'
   learning_rate: float = 0.1
   seed: int = 0
-  isgd: Algorithm = Algorithm('isgd')
+  isgd: Algorithm = _ISGD
   decay_evaluations: int = 0
 
   @property
@@ -173,7 +174,8 @@ def train(
       by the others.
     budget: gradient evaluations to spend; a step begun is finished. None spends
       what the stream needs.
-    evaluate: called with the parameters, which it must not keep; None for never.
+    evaluate: called with the parameters, which it must not keep; None for
+      never.
     num_evaluations: how often, evenly over the stream and at its end.
     show_progress: whether to show a progress bar on stderr; None shows it on a
       terminal only.

@@ -8,6 +8,8 @@ from isgd_jax.experiments.comparison.ablation import VARIANTS
 from isgd_jax.experiments.comparison.tasks import Task
 from isgd_jax.experiments.stream_training import TrainConfig
 
+_ISGD = Algorithm('isgd')
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -25,7 +27,7 @@ class Method:
   kind: str
   schedule: str | None = None
   is_reshuffled: bool = False
-  isgd: Algorithm = Algorithm('isgd')
+  isgd: Algorithm = _ISGD
 
   def train_config(
     self, task: Task, base_optimizer: str, learning_rate: float, seed: int
@@ -48,9 +50,7 @@ class Method:
       >>> config.decay_evaluations == task.num_batches
       True
     """
-    chart = dataclasses.replace(
-      self.isgd.chart, window_size=task.window_size
-    )
+    chart = dataclasses.replace(self.isgd.chart, window_size=task.window_size)
     is_decayed = (self.schedule or task.schedule) == 'decayed'
     # Where batches are what counts, an echo has twice the evaluations.
     is_longer = task.budget is None and self.kind == 'twice'

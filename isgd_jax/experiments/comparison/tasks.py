@@ -99,6 +99,12 @@ class Task:
     return self.num_epochs * (self.num_train // self.batch_size)
 
   @property
+  def change_points(self) -> tuple[int, ...]:
+    """Of a stream, the first batches of its segments but the first."""
+    size = self.batches_per_segment
+    return tuple(i * size for i in range(1, self.num_segments))
+
+  @property
   def budget(self) -> int | None:
     """Gradient evaluations to spend; None where the batches are what counts."""
     if self.is_stream or self.seconds_per_batch:

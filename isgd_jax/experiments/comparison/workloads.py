@@ -136,9 +136,7 @@ _WORKLOADS = (
     'Fixed batches of uneven class mixes, Fashion-MNIST',
     (
       _fashion('sampling-bias/iid', 'i.i.d.'),
-      _fashion(
-        'sampling-bias/dirichlet-1', 'Dirichlet 1', dirichlet_alpha=1.0
-      ),
+      _fashion('sampling-bias/dirichlet-1', 'Dirichlet 1', dirichlet_alpha=1.0),
       _fashion(
         'sampling-bias/dirichlet-0.1', 'Dirichlet 0.1', dirichlet_alpha=0.1
       ),
@@ -195,9 +193,7 @@ _WORKLOADS = (
     'drift-pixels',
     'A stream whose pixels are permuted nine times',
     (
-      _fashion_stream(
-        'drift-pixels/fashion', 'Fashion-MNIST', drift='pixels'
-      ),
+      _fashion_stream('drift-pixels/fashion', 'Fashion-MNIST', drift='pixels'),
       _digits_stream('drift-pixels/digits', 'digits', drift='pixels'),
     ),
   ),
@@ -279,9 +275,7 @@ WORKLOADS = {**_BY_NAME, _ABLATION.name: _ABLATION}
 
 def _enlarged(workload: Workload, **kwargs) -> Workload:
   """The same, with the sizes of every task replaced."""
-  tasks = tuple(
-    dataclasses.replace(task, **kwargs) for task in workload.tasks
-  )
+  tasks = tuple(dataclasses.replace(task, **kwargs) for task in workload.tasks)
   return dataclasses.replace(workload, tasks=tasks)
 
 
