@@ -23,17 +23,18 @@ except ImportError as error:
 class Demo:
   """Compare ISGD with its baselines on real handwritten digits.
 
-  Trains on ordinary shuffled epochs and on a one-pass stream that drifts, each
-  with the base optimizer alone, with every batch twice, with ISGD's number of
-  extra steps on random batches, and with ISGD. Prints one table and what it
+  Trains on ordinary shuffled epochs, for as many gradient evaluations with each
+  method, and on a one-pass stream that drifts: with the base optimizer alone,
+  with every batch twice, with ISGD's number of extra steps on random batches,
+  and with ISGD. Prints one table and what it
   shows; draws a control chart and the accuracy over the stream. With
   the defaults it takes up to three minutes on two CPU cores, and under 40
   seconds with --quick.
   """
 
   out: str = 'isgd-demo'
-  """Folder for results and figures; made if missing. Results are appended to
-  those that are there, figures are replaced."""
+  """Folder for results and figures; made if missing. Runs that are there are
+  kept under another name, figures are replaced."""
 
   seed: int = 0
   """Seed that all tuning and reporting seeds are counted from."""

@@ -6,6 +6,7 @@ wrote, and from nothing else.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import pathlib
 import sys
 import textwrap
@@ -18,13 +19,14 @@ from isgd_jax.experiments import results
 from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments._errors import check_name
 from isgd_jax.experiments.base_optimizers import base_optimizer_names
-from isgd_jax.experiments.base_optimizers import learning_rate_grid
-from isgd_jax.experiments.jobs import drifting_job
-from isgd_jax.experiments.jobs import shuffled_job
-from isgd_jax.experiments.methods import METHODS
-from isgd_jax.experiments.methods import IsgdSettings
-from isgd_jax.experiments.runner import Plan
-from isgd_jax.experiments.runner import Runner
+from isgd_jax.experiments.comparison.contestants import LOSS_ADAPTIVE
+from isgd_jax.experiments.comparison.contestants import resolve_methods
+from isgd_jax.experiments.comparison.records import Store
+from isgd_jax.experiments.comparison.records import read_runs
+from isgd_jax.experiments.comparison.runner import Plan
+from isgd_jax.experiments.comparison.runner import run_plan
+from isgd_jax.experiments.comparison.tasks import Task
+from isgd_jax.experiments.stream_training import TrainResult
 
 try:
   import tqdm
@@ -33,16 +35,19 @@ except ImportError as error:
 
   raise missing_extra('tqdm') from error
 
-# The learning rates and the lengths of the jobs are chosen for it.
+# The learning rates and the lengths of the tasks are chosen for it.
 _DATASETS = ('digits',)
 _MODELS = ('cnn', 'mlp')
+_BASES = tuple(x for x in base_optimizer_names() if x not in LOSS_ADAPTIVE)
+_METHODS = resolve_methods(('base', 'twice', 'isgd', 'random'))
 
-# One setting for all jobs and base optimizers: a window of about one epoch of
-# digits; winsorised, so that a drift cannot raise its own limit.
-_ISGD = IsgdSettings(
-  window_size=50, sigma_multiplier=3.0, flagged_losses='winsorize'
-)
+# The stream's: its runs with the first of the reporting seeds are drawn.
+_DRAWN_TASK = 'demo/drift-labels'
 
+# One window for both tasks and all base optimizers, of about one epoch.
+_WINDOW_SIZE = 50
+
+_CHART_OPTIONS = ('sigma_estimator', 'flagged_losses')
 _WIDTH = 100
 
 
@@ -64,11 +69,11 @@ class DemoConfig:
   model: str = 'mlp'
   base_optimizers: tuple[str, ...] = ('momentum', 'adam')
 
-  def plan(self) -> Plan:
+  def plans(self) -> tuple[Plan, ...]:
     """Checks everything that a user can get wrong, before any compute.
 
     Returns:
-      What to run.
+      What to run, a plan for each task.
 
     Raises:
       ValueError: a name is unknown (the message gives the nearest valid
@@ -76,38 +81,63 @@ class DemoConfig:
         negative.
 
     Example:
-      >>> DemoConfig(quick=True).plan().num_runs
-      80
+      >>> [plan.num_runs for plan in DemoConfig(quick=True).plans()]
+      [40, 40]
     """
     check_name('data set', self.dataset, _DATASETS)
     check_name('model', self.model, _MODELS)
     for name in self.base_optimizers:
-      check_name('base optimizer', name, base_optimizer_names())
+      check_name('base optimizer', name, _BASES)
     if not self.base_optimizers or (
       len(set(self.base_optimizers)) != len(self.base_optimizers)
     ):
       raise InputError(
         f'base optimizers {list(self.base_optimizers)}: name one or more, each '
-        f'once, of {", ".join(base_optimizer_names())}'
+        f'once, of {", ".join(_BASES)}'
       )
     if self.seed < 0:
       raise InputError(f'seed must not be negative, got {self.seed}')
-    drift = drifting_job(num_segments=5 if self.quick else 10)
-    num_tuning, num_reporting = (1, 2) if self.quick else (2, 5)
-    first_reporting = self.seed + 1000
-    return Plan(
+    num_rates, num_tuning_seeds, num_seeds = (
+      (3, 1, 2) if self.quick else (6, 2, 5)
+    )
+    return tuple(
+      Plan(
+        task,
+        self.base_optimizers,
+        _METHODS,
+        num_rates=num_rates,
+        num_tuning_seeds=num_tuning_seeds,
+        num_seeds=num_seeds,
+        first_seed=self.seed,
+      )
+      for task in self._tasks()
+    )
+
+  def _tasks(self) -> tuple[Task, Task]:
+    shuffled = Task(
+      'demo/shuffled',
+      'Shuffled epochs',
       dataset=self.dataset,
       model=self.model,
-      jobs=(shuffled_job(num_epochs=6 if self.quick else 15), drift),
-      grids={
-        name: learning_rate_grid(name, self.quick)
-        for name in self.base_optimizers
-      },
-      isgd=_ISGD,
-      tuning_seeds=range(self.seed, self.seed + num_tuning),
-      reporting_seeds=range(first_reporting, first_reporting + num_reporting),
-      drawn_job=drift.name,
+      order='reshuffled',
+      batch_size=32,
+      window_size=_WINDOW_SIZE,
+      num_train=1_120,
+      num_test=317,
+      num_epochs=6 if self.quick else 15,
     )
+    stream = Task(
+      _DRAWN_TASK,
+      'Drifting stream',
+      dataset=self.dataset,
+      model=self.model,
+      order='drift',
+      batch_size=16,
+      window_size=_WINDOW_SIZE,
+      num_segments=5 if self.quick else 10,
+      batches_per_segment=100,
+    )
+    return shuffled, stream
 
 
 def run_demo(
@@ -118,9 +148,10 @@ def run_demo(
 ) -> str:
   """Runs the demo and writes its results.
 
-  Writes into the folder: `runs.jsonl` (one line a run, appended to what is
-  there), `steps.jsonl` (one line a step of the runs that are drawn),
-  `summary.txt`, `control_chart.png` and `accuracy_over_stream.png`.
+  Writes into the folder: `runs.jsonl` (what the runs share, and one line a
+  run; that of an earlier demo is kept as `runs.1.jsonl`, `runs.2.jsonl`, ...),
+  `steps.jsonl` (one line a step of the runs that are drawn), `summary.txt`,
+  `control_chart.png` and `accuracy_over_stream.png`.
 
   Args:
     config: what to run.
@@ -137,37 +168,59 @@ def run_demo(
     ImportError: matplotlib is missing; the message names the extra.
     KeyboardInterrupt: with a message that says what was kept and where.
   """
-  plan = config.plan()
+  plans = config.plans()
   plotting.new_figure()  # A missing matplotlib shows now, not after the runs.
   folder = results.prepare_output_folder(out)
   path = folder / 'runs.jsonl'
-  runner = Runner(plan, path)
+  # A run on record would not be made again.
+  _set_aside(path)
+  num_runs = sum(plan.num_runs for plan in plans)
+  steps: list[dict[str, Any]] = []
+
+  def keep_steps(record: Mapping[str, Any], result: TrainResult) -> None:
+    first = plans[0].reporting_seeds[0]
+    if record['task'] == _DRAWN_TASK and record['seed'] == first:
+      steps.extend(results.step_records(record['id'], result.metrics))
+
   bar = tqdm.tqdm(
-    total=plan.num_runs,
+    total=num_runs,
     unit='run',
     file=sys.stderr,
     disable=None if show_progress is None else not show_progress,
   )
   try:
     with bar:
-      runner.run_all(bar)
-    results.write_records(folder / 'steps.jsonl', runner.steps)
-    return report_demo(folder, runner.experiment)
+      store = Store(path)
+      for plan in plans:
+        run_plan(plan, store, bar, on_result=keep_steps)
+    results.write_records(folder / 'steps.jsonl', steps)
+    return report_demo(folder)
   except KeyboardInterrupt as error:
-    num_kept = len(_records(path, runner.experiment))
+    num_kept = len(list(read_runs(path))) if path.exists() else 0
     raise KeyboardInterrupt(
-      f'{num_kept} of {plan.num_runs} runs are kept in {path}'
+      f'{num_kept} of {num_runs} runs are kept in {path}'
       if num_kept
       else 'no run had finished, none is kept'
     ) from error
 
 
-def report_demo(folder: pathlib.Path, experiment: str) -> str:
+def _set_aside(path: pathlib.Path) -> None:
+  """Renames a file, if there is one, to the first free number."""
+  if not path.exists():
+    return
+  for number in itertools.count(1):
+    other = path.with_suffix(f'.{number}{path.suffix}')
+    if not other.exists():
+      with results.explained(path):
+        path.rename(other)
+      return
+
+
+def report_demo(folder: pathlib.Path) -> str:
   """Makes the summary and the figures from the files of a finished demo.
 
   Args:
     folder: where the files are, and where the summary and figures go.
-    experiment: which of the experiments in `runs.jsonl`.
 
   Returns:
     The text of `summary.txt`.
@@ -175,7 +228,7 @@ def report_demo(folder: pathlib.Path, experiment: str) -> str:
   Raises:
     OSError: a file cannot be read or written.
   """
-  records = _records(folder / 'runs.jsonl', experiment)
+  records = list(read_runs(folder / 'runs.jsonl'))
   rows = report.collect_rows(records)
   sentences = [
     textwrap.fill(sentence, _WIDTH)
@@ -187,19 +240,8 @@ def report_demo(folder: pathlib.Path, experiment: str) -> str:
   results.replace_file(
     folder / 'summary.txt', lambda new: new.write_text(summary + '\n')
   )
-  _draw(folder, [record for record in records if record['is_drawn']])
+  _draw(folder, records)
   return summary
-
-
-def _records(path: pathlib.Path, experiment: str) -> list[dict[str, Any]]:
-  """What is on disk of one experiment; nothing if there is no file."""
-  if not path.exists():
-    return []
-  return [
-    record
-    for record in results.read_records(path)
-    if record['experiment'] == experiment
-  ]
 
 
 def _rules(
@@ -208,22 +250,24 @@ def _rules(
   """How the numbers were made."""
 
   def seeds(purpose: str) -> str:
-    chosen = {r['config']['seed'] for r in records if r['purpose'] == purpose}
+    chosen = {r['seed'] for r in records if r['purpose'] == purpose}
     return ', '.join(map(str, sorted(chosen)))
 
-  first = records[0]
-  chart = ', '.join(f'{k}={v}' for k, v in first['config']['isgd'].items())
-  hardware = first['hardware']
+  first = next(record for record in records if record['method'] == 'isgd')
+  task, chart = first['task_config'], first['algorithm']['chart']
+  names = ('window_size', 'sigma_multiplier', *_CHART_OPTIONS)
+  settings = ', '.join(f'{name}={chart[name]!r}' for name in names)
+  hardware = first['environment']['hardware']
   compile_seconds = sum(r['summary']['compile_seconds'] for r in records)
   lines = [
     'Better and worse: the ranges over the seeds do not touch; no different: '
     'they do.',
-    f'ISGD: isgd_jax.shewhart({chart}), all else as the library has it.',
+    f'ISGD: isgd_jax.shewhart({settings}), all else as the library has it.',
     f'Rates tuned on seeds {seeds("tuning")}; reported on seeds '
     f'{seeds("reporting")}.',
     report.describe_time(rows),
     f'Compilation ({compile_seconds:.1f} s in all) is not in the time.',
-    f'Data {first["dataset"]}, model {first["model"]}, '
+    f'Data {task["dataset"]}, model {task["model"]}, '
     f'{hardware["num_devices"]} x {hardware["device"]}, '
     f'{hardware["num_cpus"]} CPU cores.',
   ]
@@ -231,27 +275,27 @@ def _rules(
 
 
 def _draw(folder: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
-  """The figures of the runs that are drawn."""
+  """The figures of the runs whose steps were kept."""
   steps = results.read_steps(folder / 'steps.jsonl')
-  change_points = records[0]['change_points']
-  label = f'{records[0]["job"].lower()}, seed {records[0]["config"]["seed"]}'
-  chart = next(r for r in records if r['config']['method'] == 'isgd')
+  drawn = [record for record in records if record['id'] in steps]
+  chart = next(record for record in drawn if record['method'] == 'isgd')
+  task = Task(**chart['task_config'])
+  label = f'{task.title.lower()}, seed {chart["seed"]}'
   figures.draw_control_chart(
     folder / 'control_chart.png',
-    steps[chart['run']],
-    change_points,
-    f'Control chart: ISGD over {chart["config"]["base_optimizer"]}, {label}',
+    steps[chart['id']],
+    task.change_points,
+    f'Control chart: ISGD over {chart["base"]}, {label}',
   )
   accuracies: dict[str, dict[str, Any]] = {}
   for record in sorted(
-    records, key=lambda r: METHODS.index(r['config']['method'])
+    drawn, key=lambda r: list(report.METHOD_TITLES).index(r['method'])
   ):
-    config = record['config']
-    of_base = accuracies.setdefault(config['base_optimizer'], {})
-    of_base[config['method']] = steps[record['run']].accuracy
+    of_base = accuracies.setdefault(record['base'], {})
+    of_base[record['method']] = steps[record['id']].accuracy
   figures.draw_accuracy(
     folder / 'accuracy_over_stream.png',
     accuracies,
-    change_points,
+    task.change_points,
     f'Prequential accuracy, mean of 20 batches: {label}',
   )

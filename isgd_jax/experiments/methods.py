@@ -161,7 +161,8 @@ def _step(
   found = []
   evaluations_before = carry.num_evaluations
   for _ in range(algorithm.num_base_steps):
-    progress = jnp.minimum(carry.num_evaluations * decay, 1.0)
+    spent = carry.num_evaluations.astype(jnp.float32)
+    progress = jnp.minimum(spent * decay, 1.0)
     rate = learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
     (loss, accuracy), grads = jax.value_and_grad(model.loss_fn, has_aux=True)(
       carry.params, batch
@@ -174,11 +175,10 @@ def _step(
       value_fn=lambda params: model.loss_fn(params, batch)[0],
     )
     found.append((loss, accuracy))
-    spent = _spent(algorithm, carry.opt_state, opt_state)
     carry = Carry(
       optax.apply_updates(carry.params, updates),
       opt_state,
-      carry.num_evaluations + spent,
+      carry.num_evaluations + _spent(algorithm, carry.opt_state, opt_state),
     )
   loss, accuracy = found[0]
   if algorithm.kind == 'base':

@@ -9,6 +9,8 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
+from isgd_jax.experiments.comparison.tasks import Task
+
 METHOD_TITLES = {
   'base': 'alone',
   'twice': 'every batch twice',
@@ -22,11 +24,11 @@ _MIN_SEEDS = 3
 
 
 class Row(NamedTuple):
-  """One method on one job, over its reporting seeds.
+  """One method on one task, over its reporting seeds.
 
   Attributes:
-    job: the job's title.
-    details: of the job, and what its accuracy and loss are of.
+    task: the task's title.
+    details: of the task, and what its accuracy and loss are of.
     base_optimizer: name of the base optimizer.
     method: name of the method.
     accuracy: one a seed, percent; `-inf` where the run diverged.
@@ -40,7 +42,7 @@ class Row(NamedTuple):
     is_rate_at_edge: whether the tuned rate is the grid's first or last.
   """
 
-  job: str
+  task: str
   details: str
   base_optimizer: str
   method: str
@@ -56,13 +58,14 @@ class Row(NamedTuple):
 
 
 def collect_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
-  """Gathers the reporting runs into one row a job, base and method.
+  """Gathers the reporting runs into one row a task, base and method.
 
   Args:
-    records: of runs, as the demo writes them; tuning runs are left out.
+    records: of runs, as `comparison.records.read_runs` gives them; tuning runs
+      are left out.
 
   Returns:
-    The rows: jobs and bases in the order in which they first appear, methods
+    The rows: tasks and bases in the order in which they first appear, methods
     with ISGD last.
 
   Example:
@@ -72,13 +75,8 @@ def collect_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
   groups: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
   for record in records:
     if record['purpose'] == 'reporting':
-      config = record['config']
-      key = (
-        record['job'],
-        record['job_details'],
-        config['base_optimizer'],
-        config['method'],
-      )
+      task = Task(**record['task_config'])
+      key = task.title, _details(task), record['base'], record['method']
       groups.setdefault(key, []).append(record)
 
   rows = []
@@ -88,8 +86,8 @@ def collect_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     def median(name: str, summaries=summaries) -> float:
       return statistics.median(summary[name] for summary in summaries)
 
-    rate = group[0]['config']['learning_rate']
-    grid = group[0]['learning_rate_grid']
+    rate = group[0]['learning_rate']
+    grid = group[0]['algorithm']['grid']
     rows.append(
       Row(
         *key,
@@ -106,12 +104,12 @@ def collect_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
         is_rate_at_edge=rate in (min(grid), max(grid)),
       )
     )
-  groups_seen = list(dict.fromkeys((r.job, r.base_optimizer) for r in rows))
+  groups_seen = list(dict.fromkeys((r.task, r.base_optimizer) for r in rows))
   methods = list(METHOD_TITLES)
   return sorted(
     rows,
     key=lambda r: (
-      groups_seen.index((r.job, r.base_optimizer)),
+      groups_seen.index((r.task, r.base_optimizer)),
       methods.index(r.method),
     ),
   )
@@ -141,11 +139,11 @@ def format_table(rows: Sequence[Row]) -> str:
     f'{"evals":>8} {"(%)":>7} {"steps":>6} {"(s)":>6} {"tuned":>7}'
   )
   lines = [header, units]
-  job = None
+  task = None
   for row in rows:
-    if row.job != job:
-      job = row.job
-      lines.append(f'{job} ({row.details})')
+    if row.task != task:
+      task = row.task
+      lines.append(f'{task} ({row.details})')
     rate = f'{row.learning_rate:g}' + ('*' if row.is_rate_at_edge else '')
     flagged = (
       f'{row.share_undertrained:.1%}'[:-1] if row.method == 'isgd' else '-'
@@ -185,13 +183,13 @@ def compare(ours: Sequence[float], theirs: Sequence[float]) -> str:
 
 
 def describe(rows: Sequence[Row]) -> str:
-  """Says what the numbers show: one sentence a job.
+  """Says what the numbers show: one sentence a task.
 
   Args:
     rows: from `collect_rows`, with the method `'isgd'` and any others.
 
   Returns:
-    One sentence a job, a line each.
+    One sentence a task, a line each.
 
   Example:
     >>> def row(method, *accuracy):
@@ -203,24 +201,24 @@ def describe(rows: Sequence[Row]) -> str:
 (+0.0 points for 1.00x the gradient evaluations and 1.00x the time).
   """
   sentences = []
-  for job in dict.fromkeys(row.job for row in rows):
-    of_job = [row for row in rows if row.job == job]
+  for task in dict.fromkeys(row.task for row in rows):
+    of_task = [row for row in rows if row.task == task]
     parts = []
-    for base in dict.fromkeys(row.base_optimizer for row in of_job):
+    for base in dict.fromkeys(row.base_optimizer for row in of_task):
       by_method = {
-        row.method: row for row in of_job if row.base_optimizer == base
+        row.method: row for row in of_task if row.base_optimizer == base
       }
       isgd = by_method.pop('isgd')
       clauses = [_clause(isgd, row) for row in by_method.values()]
       parts.append(f'over {base}, the accuracy of ISGD is {_join(clauses)}')
-    num_seeds = min(len(row.accuracy) for row in of_job)
+    num_seeds = min(len(row.accuracy) for row in of_task)
     hint = (
       f' ({num_seeds} seed{"s" * (num_seeds > 1)} only: a hint, not a '
       'measurement)'
       if num_seeds < _MIN_SEEDS
       else ''
     )
-    sentences.append(f'{job}{hint}: ' + '; '.join(parts) + '.')
+    sentences.append(f'{task}{hint}: ' + '; '.join(parts) + '.')
   return '\n'.join(sentences)
 
 
@@ -278,6 +276,20 @@ def _clause(isgd: Row, other: Row) -> str:
   return (
     f'{verdict} {preposition} {title} ({points} for {evaluations:.2f}x the '
     f'gradient evaluations and {seconds:.2f}x the time)'
+  )
+
+
+def _details(task: Task) -> str:
+  """What a task's accuracy and loss are of, and its sizes."""
+  if task.is_stream:
+    return (
+      f'prequential accuracy and loss; {task.num_segments} segments of '
+      f'{task.batches_per_segment} batches, {task.drift} drift, batch size '
+      f'{task.batch_size}'
+    )
+  return (
+    f'test accuracy and loss; {task.num_batches} gradient evaluations, '
+    f'{task.num_epochs} epochs if one a batch, batch size {task.batch_size}'
   )
 
 

@@ -31,6 +31,7 @@ except ImportError as error:
 # Metrics are fetched this many steps at a time, and one block late: by then
 # the device has the steps of the next block to work on.
 _BLOCK_SIZE = 32
+_ISGD = Algorithm('isgd')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TrainConfig:
   base_optimizer: str = 'momentum'
   learning_rate: float = 0.1
   seed: int = 0
-  isgd: Algorithm = dataclasses.field(default_factory=lambda: Algorithm('isgd'))
+  isgd: Algorithm = _ISGD
   decay_evaluations: int = 0
 
   @property

@@ -1,5 +1,6 @@
 """The sentences say what made-up numbers show, good or bad."""
 
+import dataclasses
 import math
 
 from hypothesis import given
@@ -7,6 +8,7 @@ from hypothesis import strategies as st
 import pytest
 
 from isgd_jax.experiments import report
+from isgd_jax.experiments.comparison.tasks import Task
 
 accuracies = st.lists(
   st.floats(0, 100) | st.just(-math.inf), min_size=1, max_size=5
@@ -14,7 +16,14 @@ accuracies = st.lists(
 
 
 def record(
-  method, accuracy, *, job='Stream', seed=0, rate=0.1, purpose='reporting', **kw
+  method,
+  accuracy,
+  *,
+  task='Stream',
+  seed=0,
+  rate=0.1,
+  purpose='reporting',
+  **kw,
 ):
   summary = {
     'accuracy': accuracy,
@@ -29,22 +38,31 @@ def record(
   }
   return {
     'purpose': purpose,
-    'job': job,
-    'job_details': 'made up',
-    'config': {
-      'base_optimizer': 'adam',
-      'method': method,
-      'learning_rate': rate,
-      'seed': seed,
-    },
-    'learning_rate_grid': [0.01, 0.1, 1.0],
+    'task_config': dataclasses.asdict(
+      Task(
+        'made-up/task',
+        task,
+        dataset='digits',
+        model='mlp',
+        order='drift',
+        batch_size=16,
+        window_size=50,
+        num_segments=5,
+        batches_per_segment=20,
+      )
+    ),
+    'base': 'adam',
+    'method': method,
+    'learning_rate': rate,
+    'seed': seed,
+    'algorithm': {'grid': [0.01, 0.1, 1.0]},
     'summary': summary | kw,
   }
 
 
-def rows(job='Stream', **accuracy_by_method):
+def rows(task='Stream', **accuracy_by_method):
   return report.collect_rows(
-    record(method, accuracy, job=job, seed=seed)
+    record(method, accuracy, task=task, seed=seed)
     for method, of_seeds in accuracy_by_method.items()
     for seed, accuracy in enumerate(of_seeds)
   )
@@ -77,7 +95,7 @@ def test_two_seeds_are_called_a_hint():
   assert '2 seeds only: a hint, not a measurement' in sentence
 
 
-def test_one_sentence_a_job_with_every_baseline_and_both_costs():
+def test_one_sentence_a_task_with_every_baseline_and_both_costs():
   records = rows(
     'Stream',
     base=(0.7,) * 3,
@@ -155,3 +173,24 @@ def test_step_times_are_told_apart():
   )
   assert '10.00 ms with the base alone' in said
   assert '20.00 ms with ISGD' in said
+
+
+def test_a_task_s_line_says_what_is_judged_and_how_long():
+  stream = record('isgd', 0.5)
+  epochs = record('isgd', 0.5)
+  epochs['task_config'] |= {
+    'order': 'reshuffled',
+    'title': 'Epochs',
+    'num_train': 64,
+    'num_epochs': 3,
+  }
+  table = report.format_table(report.collect_rows([stream, epochs]))
+  assert (
+    'Stream (prequential accuracy and loss; 5 segments of 20 batches, labels '
+    'drift, batch size 16)'
+  ) in table
+  # 3 epochs of 64 / 16 batches: the budget that all methods share.
+  assert (
+    'Epochs (test accuracy and loss; 12 gradient evaluations, 3 epochs if one '
+    'a batch, batch size 16)'
+  ) in table

@@ -1,9 +1,13 @@
 """The loop does what each method says, and nothing else."""
 
+import dataclasses
 import functools
+import itertools
+import types
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,11 +18,24 @@ from isgd_jax.experiments import methods
 from isgd_jax.experiments import models
 from isgd_jax.experiments import stream_training
 from isgd_jax.experiments import streams
+from isgd_jax.experiments.algorithms import Algorithm
+from isgd_jax.experiments.algorithms import ChartSettings
 from isgd_jax.experiments.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.base_optimizers import build_base_optimizer
+from isgd_jax.experiments.comparison.ablation import VARIANTS
 
-RATES = {'sgd': 0.1, 'momentum': 0.03, 'nesterov': 0.03, 'adam': 0.003}
-SETTINGS = methods.IsgdSettings(window_size=10)
+RATES = {
+  'sgd': 0.1,
+  'momentum': 0.03,
+  'nesterov': 0.03,
+  'adam': 0.003,
+  'polyak': 1.0,
+  'momo': 1.0,
+}
+# The paper's queue has the loss judged in it: none of eleven or fewer losses is
+# three of their sigmas above their mean.
+PAPER = Algorithm('isgd', ChartSettings(window_size=20))
+ISGD = Algorithm('isgd', ChartSettings(window_size=11))
 
 
 @functools.cache
@@ -43,28 +60,38 @@ def drifting(num_segments=3, batches_per_segment=23, seed=0):
   )
 
 
+def long_enough():
+  """For every chart to flag the change after 60 batches."""
+  return drifting(2, batches_per_segment=60)
+
+
 def config(method, base_optimizer='momentum', **kwargs):
   defaults = {
     'learning_rate': RATES[base_optimizer],
     'seed': 5,
-    'isgd': SETTINGS,
+    'isgd': ISGD,
   }
   return stream_training.TrainConfig(
     method, base_optimizer, **defaults | kwargs
   )
 
 
-def plain_loop(base_optimizer, steps_per_batch, stream, model_name='mlp'):
+def plain_loop(
+  base_optimizer, steps_per_batch, stream, model_name='mlp', rate=None
+):
   """An Optax loop as anyone would write it: parameters and batch losses."""
   loss_fn = model(model_name).loss_fn
-  optimizer = build_base_optimizer(base_optimizer, RATES[base_optimizer])
+  rate = RATES[base_optimizer] if rate is None else rate
+  optimizer = optax.with_extra_args_support(
+    build_base_optimizer(base_optimizer, rate)
+  )
   params = model(model_name).init(5)
   opt_state = optimizer.init(params)
 
   @jax.jit
   def step(params, opt_state, batch):
     (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
+    updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
     return optax.apply_updates(params, updates), opt_state, loss
 
   losses = []
@@ -74,6 +101,47 @@ def plain_loop(base_optimizer, steps_per_batch, stream, model_name='mlp'):
       if i == 0:
         losses.append(float(loss))
   return params, losses
+
+
+def library_loop(build, stream, schedule):
+  """The library's update at `build(rate)`, step by step: what it reports.
+
+  The rate is that of `schedule` at the gradient evaluations spent so far.
+  """
+  loss_fn = model().loss_fn
+
+  @jax.jit
+  def step(params, opt_state, rate, batch):
+    (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
+    updates, opt_state = build(rate).update(
+      grads,
+      opt_state,
+      params,
+      value=loss,
+      value_fn=lambda p: loss_fn(p, batch)[0],
+    )
+    params = optax.apply_updates(params, updates)
+    return params, opt_state, isgd_jax.get_info(opt_state)
+
+  params = model().init(5)
+  opt_state, infos = build(0.1).init(params), []
+  for batch in stream.batches:
+    spent = infos[-1].num_gradient_evaluations if infos else 0
+    rate = jnp.float32(schedule(spent))
+    params, opt_state, info = step(params, opt_state, rate, batch)
+    infos.append(jax.device_get(info))
+  return infos
+
+
+def digit_epochs(num_epochs):
+  """Epochs of 14 batches."""
+  return streams.shuffled_epochs(
+    digits().train.images[:112],
+    digits().train.labels[:112],
+    batch_size=8,
+    num_epochs=num_epochs,
+    rng=np.random.default_rng(0),
+  )
 
 
 @pytest.mark.parametrize('base_optimizer', base_optimizer_names())
@@ -96,32 +164,51 @@ def test_the_convolutional_net_trains_too():
   chex.assert_trees_all_close(result.params, params, rtol=1e-4, atol=1e-5)
 
 
-def test_isgd_is_the_library_s_update_step_by_step():
-  result = stream_training.train(config('isgd'), model(), drifting())
-  loss_fn = model().loss_fn
-  optimizer = isgd_jax.isgd(
-    build_base_optimizer('momentum', RATES['momentum']),
-    isgd_jax.shewhart(window_size=10),
+def build_isgd(rate):
+  chart = isgd_jax.shewhart(20, 3.0, flagged_losses='winsorize')
+  return isgd_jax.isgd(build_base_optimizer('momentum', rate), chart)
+
+
+def build_paper_isgd(rate):
+  return isgd_jax.paper_isgd(
+    build_base_optimizer('momentum', rate),
+    batches_per_epoch=20,
+    chase_learning_rate=rate,
   )
 
-  @jax.jit
-  def step(params, opt_state, batch):
-    (loss, _), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, batch)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      params,
-      value=loss,
-      value_fn=lambda p: loss_fn(p, batch)[0],
-    )
-    params = optax.apply_updates(params, updates)
-    return params, opt_state, isgd_jax.get_info(opt_state)
 
-  params = model().init(5)
-  opt_state, infos = optimizer.init(params), []
-  for batch in drifting().batches:
-    params, opt_state, info = step(params, opt_state, batch)
-    infos.append(jax.device_get(info))
+def build_skip(rate):
+  chart = isgd_jax.shewhart(20, 3.0, flagged_losses='winsorize')
+  return isgd_jax.skip_out_of_control(
+    build_base_optimizer('momentum', rate), chart
+  )
+
+
+@pytest.mark.parametrize('is_decayed', [False, True])
+@pytest.mark.parametrize(
+  ('method', 'build'),
+  [
+    ('isgd', build_isgd),
+    ('paper-isgd', build_paper_isgd),
+    ('skip', build_skip),
+  ],
+)
+def test_a_chart_s_method_is_the_library_s_update_step_by_step(
+  method, build, is_decayed
+):
+  """Where the rate falls, it follows the evaluations spent, chases too."""
+  rate, num_decay = RATES['momentum'], 200
+  result = stream_training.train(
+    config(method, isgd=PAPER, decay_evaluations=num_decay * is_decayed),
+    model(),
+    long_enough(),
+  )
+  schedule = (
+    optax.cosine_decay_schedule(rate, num_decay)
+    if is_decayed
+    else optax.constant_schedule(rate)
+  )
+  infos = library_loop(build, long_enough(), schedule)
   metrics = result.metrics
   for name, info_name in {
     'loss': 'loss',
@@ -138,10 +225,176 @@ def test_isgd_is_the_library_s_update_step_by_step():
       atol=1e-5,
       err_msg=name,
     )
-  assert metrics.is_undertrained.any()
-  assert metrics.num_gradient_evaluations.sum() == (
-    infos[-1].num_gradient_evaluations
+  np.testing.assert_array_equal(
+    np.cumsum(metrics.num_gradient_evaluations),
+    [info.num_gradient_evaluations for info in infos],
   )
+  assert metrics.is_undertrained.any()
+  assert (method == 'skip') == (metrics.num_extra_steps.sum() == 0)
+
+
+@pytest.mark.parametrize('base_optimizer', ['sgd', 'adam'])
+@pytest.mark.parametrize(('method', 'steps'), [('base', 1), ('twice', 2)])
+def test_a_decayed_rate_is_half_a_cosine_to_zero(base_optimizer, method, steps):
+  """Over fewer evaluations than there are: at zero nothing moves any more."""
+  stream = functools.partial(drifting, num_segments=1, batches_per_segment=20)
+  num_decay = 15 * steps
+  result = stream_training.train(
+    config(method, base_optimizer, decay_evaluations=num_decay),
+    model(),
+    stream(),
+  )
+  schedule = optax.cosine_decay_schedule(RATES[base_optimizer], num_decay)
+  params, losses = plain_loop(base_optimizer, steps, stream(), rate=schedule)
+  chex.assert_trees_all_close(result.params, params, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(result.metrics.loss, losses, rtol=1e-4)
+  shorter, _ = plain_loop(
+    base_optimizer,
+    steps,
+    streams.Stream(itertools.islice(stream().batches, 15), 15, ()),
+    rate=schedule,
+  )
+  chex.assert_trees_all_close(result.params, shorter, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('budget', [1, 2, 31, 32, 33, 56])
+def test_base_spends_the_budget_and_twice_does_on_half_the_batches(budget):
+  base = stream_training.train(
+    config('base'), model(), digit_epochs(4), budget=budget
+  ).summary()
+  twice = stream_training.train(
+    config('twice'), model(), digit_epochs(4), budget=budget
+  ).summary()
+  assert base['num_steps'] == base['num_gradient_evaluations'] == budget
+  # A step begun is finished.
+  assert twice['num_steps'] == (budget + 1) // 2
+  assert twice['num_gradient_evaluations'] == 2 * twice['num_steps']
+
+
+@pytest.mark.parametrize('method', ['isgd', 'paper-isgd'])
+@pytest.mark.parametrize('budget', [1, 32, 61, 65, 90, 120])
+def test_a_chase_counts_against_the_budget(method, budget):
+  settings = config(method, isgd=PAPER)
+  whole = stream_training.train(settings, model(), long_enough())
+  result = stream_training.train(
+    settings, model(), long_enough(), budget=budget
+  )
+  spent = np.cumsum(result.metrics.num_gradient_evaluations)
+  most = settings.algorithm.max_evaluations
+  assert budget <= spent[-1] <= budget + most - 1
+  # The same steps as without a budget, up to the one that spends the last.
+  np.testing.assert_array_equal(
+    spent, np.cumsum(whole.metrics.num_gradient_evaluations)[: len(spent)]
+  )
+  assert (spent[:-1] < budget).all()
+  if budget == 120:
+    assert len(spent) < 120
+
+
+@pytest.mark.parametrize(
+  'algorithm',
+  [
+    pytest.param(algorithm, id=name)
+    for name, algorithm in VARIANTS.items()
+    if algorithm.options or algorithm == Algorithm('isgd')
+  ],
+)
+def test_no_step_takes_more_evaluations_than_is_promised(algorithm):
+  """What is promised decides when a budget may be overspent."""
+  algorithm = dataclasses.replace(algorithm, chart=PAPER.chart)
+  result = stream_training.train(
+    config('isgd', isgd=algorithm), model(), long_enough()
+  )
+  most = result.metrics.num_gradient_evaluations.max()
+  assert 1 < most <= algorithm.max_evaluations
+
+
+@pytest.mark.parametrize(
+  ('method', 'budget', 'num_evaluations'),
+  [
+    ('base', None, 3),
+    ('base', None, 4),
+    ('base', 50, 5),
+    ('twice', 50, 5),
+    ('isgd', None, 3),
+    ('isgd', 60, 6),
+    ('base', None, 1),
+  ],
+)
+def test_evaluations_come_evenly_and_at_the_end(
+  method, budget, num_evaluations
+):
+  def evaluate(params):
+    return jax.tree.map(np.array, params)
+
+  def run(**kwargs):
+    return stream_training.train(
+      config(method), model(), drifting(), evaluate=evaluate, **kwargs
+    )
+
+  result = run(budget=budget, num_evaluations=num_evaluations)
+  steps = [e.num_steps for e in result.evaluations]
+  assert steps[-1] == len(result.metrics.loss)
+  interval = steps[0]
+  if method != 'isgd':
+    assert interval == steps[-1] // num_evaluations
+  assert steps[:-1] == [interval * (i + 1) for i in range(len(steps) - 1)]
+  assert 0 < steps[-1] - sum(steps[-2:-1]) <= interval
+  spent = np.cumsum(result.metrics.num_gradient_evaluations)
+  for evaluation in result.evaluations:
+    n = evaluation.num_steps
+    assert evaluation.num_gradient_evaluations == spent[n - 1]
+    # What is judged is the network as it was then.
+    then = stream_training.train(
+      config(method),
+      model(),
+      streams.Stream(itertools.islice(drifting().batches, n), n, ()),
+    )
+    chex.assert_trees_all_close(evaluation.measures, then.params, rtol=1e-5)
+
+
+def test_evaluations_do_not_change_the_run():
+  plain = stream_training.train(config('isgd'), model(), drifting(), budget=60)
+  judged = stream_training.train(
+    config('isgd'),
+    model(),
+    drifting(),
+    budget=60,
+    evaluate=lambda params: None,
+    num_evaluations=20,
+  )
+  chex.assert_trees_all_equal(plain.params, judged.params)
+  chex.assert_trees_all_equal(plain.metrics, judged.metrics)
+
+
+def test_reading_a_batch_takes_training_seconds_and_evaluating_none(
+  monkeypatch,
+):
+  now = 0.0
+
+  def batches():
+    nonlocal now
+    for batch in drifting(1, batches_per_segment=12).batches:
+      now += 1.0
+      yield batch
+
+  def evaluate(params):
+    nonlocal now
+    now += 1000.0
+
+  monkeypatch.setattr(
+    stream_training, 'time', types.SimpleNamespace(perf_counter=lambda: now)
+  )
+  result = stream_training.train(
+    config('base'),
+    model(),
+    streams.Stream(batches(), 12, ()),
+    evaluate=evaluate,
+    num_evaluations=4,
+  )
+  # The first batch is read before the program is compiled.
+  assert result.run_seconds == 11.0
+  assert [e.seconds for e in result.evaluations] == [2.0, 5.0, 8.0, 11.0]
 
 
 def test_random_trigger_takes_exactly_isgd_s_extra_evaluations():
@@ -182,7 +435,21 @@ def test_random_trigger_s_extra_steps_are_base_steps_on_that_batch():
   chex.assert_trees_all_close(random.params, params, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('extra', [None, np.zeros(3, int)])
+def test_random_trigger_reads_as_many_batches_as_isgd_did():
+  isgd = stream_training.train(config('isgd'), model(), drifting(), budget=60)
+  assert len(isgd.metrics.loss) < 60
+  random = stream_training.train(
+    config('random'),
+    model(),
+    drifting(),
+    budget=60,
+    isgd_extra_steps=isgd.extra_evaluations(),
+  )
+  for name in ('num_steps', 'num_gradient_evaluations'):
+    assert random.summary()[name] == isgd.summary()[name]
+
+
+@pytest.mark.parametrize('extra', [None, np.zeros(0, int), np.zeros(70, int)])
 def test_random_trigger_without_its_model_run_is_refused(extra):
   with pytest.raises(ValueError, match='run the method isgd first'):
     stream_training.train(
@@ -203,7 +470,13 @@ def test_every_step_is_reported_once_and_in_order(num_batches):
 
 def test_metrics_are_fetched_after_later_steps_are_dispatched(monkeypatch):
   num_dispatched, dispatched_at_fetch = 0, []
-  compiled = methods.compile_step(model(), 'sgd', None, (8, 8, 8, 1))
+  compiled = methods.compile_step(
+    model(),
+    'sgd',
+    Algorithm(),
+    jax.ShapeDtypeStruct((8, 8, 8, 1), np.float32),
+    jax.ShapeDtypeStruct((8,), np.int32),
+  )
 
   def step(*args):
     nonlocal num_dispatched

@@ -8,6 +8,8 @@ from isgd_jax.experiments.comparison.ablation import VARIANTS
 from isgd_jax.experiments.comparison.tasks import Task
 from isgd_jax.experiments.stream_training import TrainConfig
 
+_ISGD = Algorithm('isgd')
+
 
 @dataclasses.dataclass(frozen=True)
 class Method:
@@ -25,7 +27,7 @@ class Method:
   kind: str
   schedule: str | None = None
   is_reshuffled: bool = False
-  isgd: Algorithm = dataclasses.field(default_factory=lambda: Algorithm('isgd'))
+  isgd: Algorithm = _ISGD
 
   def train_config(
     self, task: Task, base_optimizer: str, learning_rate: float, seed: int

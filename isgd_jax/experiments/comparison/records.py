@@ -12,7 +12,8 @@ from typing import Any
 
 from isgd_jax.experiments import results
 
-_SHARED = ('environment', 'task_config', 'algorithm')
+_SETTINGS = ('task_config', 'algorithm')
+_SHARED = ('environment', *_SETTINGS)
 
 
 class Store:
@@ -26,13 +27,14 @@ class Store:
     """
     self._path = path
     self._runs: dict[str, dict[str, Any]] = {}
+    self._latest: dict[tuple[str, str, str], tuple[str, str]] = {}
     self._known: set[str] = set()
     if path.exists():
       for record in results.read_records(path):
         if 'kind' in record:
           self._known.add(record['hash'])
         else:
-          self._runs[record['id']] = record
+          self._keep(record)
     self._environment = results.environment()
 
   @property
@@ -40,16 +42,36 @@ class Store:
     """Runs on record."""
     return len(self._runs)
 
-  def find(self, identity: str) -> dict[str, Any] | None:
+  def find(
+    self,
+    identity: str,
+    *,
+    task: Mapping[str, Any],
+    algorithm: Mapping[str, Any],
+  ) -> dict[str, Any] | None:
     """The record of a run, or None.
+
+    A run that was made under other settings that do not change it (a smaller
+    grid, say) is written again under these, so that `read_runs` keeps it.
 
     Args:
       identity: its `id`.
+      task: all numbers of its task.
+      algorithm: all numbers of how it was trained.
 
     Returns:
       The record.
     """
-    return self._runs.get(identity)
+    record = self._runs.get(identity)
+    if record is None:
+      return None
+    settings = _hash(task), _hash(algorithm)
+    if settings != _settings(record) or settings != self._latest[_row(record)]:
+      self._share(task=task, algorithm=algorithm)
+      # The environment is still that of the run.
+      hashes = dict(zip(_SETTINGS, settings, strict=True))
+      record = self._write({**record, **hashes})
+    return record
 
   def append(
     self,
@@ -68,23 +90,34 @@ class Store:
     Returns:
       The record as it was written, and as `find` will return it.
     """
-    shared = dict(
-      zip(_SHARED, (self._environment, task, algorithm), strict=True)
+    hashes = self._share(
+      environment=self._environment, task=task, algorithm=algorithm
     )
+    return self._write({**record, **hashes})
+
+  def _share(self, **contents: Mapping[str, Any]) -> dict[str, str]:
+    """Writes what is not there yet; the hashes, by a run's names for them."""
     hashes = {}
-    for kind, content in shared.items():
-      text = results.to_json(content)
-      digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-      hashes[kind] = digest
-      if digest not in self._known:
+    for name, content in contents.items():
+      kind = 'task_config' if name == 'task' else name
+      hashes[kind] = _hash(content)
+      if hashes[kind] not in self._known:
         results.append_record(
-          self._path, {'kind': kind, 'hash': digest, 'content': content}
+          self._path, {'kind': kind, 'hash': hashes[kind], 'content': content}
         )
-        self._known.add(digest)
-    whole = results.plain({**record, **hashes})
+        self._known.add(hashes[kind])
+    return hashes
+
+  def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a run; as it is read back."""
+    whole = results.plain(record)
     results.append_record(self._path, whole)
-    self._runs[whole['id']] = whole
+    self._keep(whole)
     return whole
+
+  def _keep(self, record: dict[str, Any]) -> None:
+    self._runs[record['id']] = record
+    self._latest[_row(record)] = _settings(record)
 
 
 def read_runs(path: pathlib.Path) -> Iterator[dict[str, Any]]:
@@ -121,3 +154,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _settings(record: Mapping[str, Any]) -> tuple[str, str]:
   return record['task_config'], record['algorithm']
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+  return hashlib.sha256(results.to_json(content).encode()).hexdigest()[:8]

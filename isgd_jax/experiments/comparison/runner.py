@@ -6,7 +6,7 @@ on seeds apart from those that are reported; cost is counted in seconds and in
 gradient evaluations. A run that is on record is not repeated.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
 import itertools
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from isgd_jax.experiments import results
+from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.base_optimizers import best_rate
 from isgd_jax.experiments.base_optimizers import learning_rate_grid
 from isgd_jax.experiments.comparison import tasks
@@ -28,9 +29,13 @@ from isgd_jax.experiments.stream_training import TrainConfig
 from isgd_jax.experiments.stream_training import TrainResult
 from isgd_jax.experiments.stream_training import train
 
-_FIRST_REPORTING_SEED = 1000
+# How far the reporting seeds are from the tuning seeds.
+_REPORTING_OFFSET = 1000
 _NUM_CURVE_POINTS = 50
 _DIGITS = 5
+
+
+OnResult = Callable[[Mapping[str, Any], TrainResult], None]
 
 
 class Entry(NamedTuple):
@@ -57,6 +62,7 @@ class Plan:
     num_rates: learning rates in the grid.
     num_tuning_seeds: seeds of the runs that choose the rate.
     num_seeds: seeds of the runs that are reported.
+    first_seed: that both are counted from; the reported ones from 1000 on.
   """
 
   task: Task
@@ -66,6 +72,25 @@ class Plan:
   num_rates: int = 6
   num_tuning_seeds: int = 2
   num_seeds: int = 5
+  first_seed: int = 0
+
+  def __post_init__(self):
+    if self.num_tuning_seeds > _REPORTING_OFFSET:
+      raise InputError(
+        f'num_tuning_seeds must be at most {_REPORTING_OFFSET}, where the '
+        f'seeds that are reported begin, got {self.num_tuning_seeds}'
+      )
+
+  @property
+  def tuning_seeds(self) -> range:
+    """Seeds of the runs that choose the rate."""
+    return range(self.first_seed, self.first_seed + self.num_tuning_seeds)
+
+  @property
+  def reporting_seeds(self) -> range:
+    """Seeds of the runs that are reported, none of them a tuning seed."""
+    first = self.first_seed + _REPORTING_OFFSET
+    return range(first, first + self.num_seeds)
 
   def groups(self) -> Iterator[list[Entry]]:
     """Entries that run side by side: those of one base optimizer."""
@@ -82,15 +107,23 @@ class Plan:
     return num_entries * runs
 
 
-def run_plan(plan: Plan, store: Store, bar: Any) -> None:
+def run_plan(
+  plan: Plan,
+  store: Store,
+  bar: Any,
+  *,
+  on_result: OnResult = lambda record, result: None,
+) -> None:
   """Tunes and reports every entry of a plan.
 
   Args:
     plan: what to run.
     store: where the records are, and go.
     bar: a progress bar, advanced by one a run.
+    on_result: `on_result(record, result)` is called with the record of each run
+      that was made just now, and the `TrainResult` that it is of.
   """
-  runner = _Runner(plan, store, bar)
+  runner = _Runner(plan, store, bar, on_result)
   for group in plan.groups():
     runner.run_group(group)
 
@@ -98,10 +131,11 @@ def run_plan(plan: Plan, store: Store, bar: Any) -> None:
 class _Runner:
   """The runs of one task."""
 
-  def __init__(self, plan: Plan, store: Store, bar: Any):
+  def __init__(self, plan: Plan, store: Store, bar: Any, on_result: OnResult):
     self._plan = plan
     self._store = store
     self._bar = bar
+    self._on_result = on_result
     self._model = tasks.build_task_model(plan.task)
     self._evaluations: dict[Purpose, Any] = {}
 
@@ -114,8 +148,7 @@ class _Runner:
     # Of ISGD as tuned, by seed: what the random trigger is to match.
     extra_steps: dict[int, np.ndarray] = {}
     rates = [self._tune(entry, extra_steps) for entry in group]
-    first = _FIRST_REPORTING_SEED
-    for seed in range(first, first + plan.num_seeds):
+    for seed in plan.reporting_seeds:
       for entry, rate in zip(group, rates, strict=True):
         record = self._run(entry, 'reporting', rate, seed, extra_steps)
         if entry.method.name == 'isgd':
@@ -127,7 +160,7 @@ class _Runner:
     extra: dict[float, dict[int, np.ndarray]] = {}
     for rate in learning_rate_grid(entry.base_optimizer, self._plan.num_rates):
       losses[rate], extra[rate] = [], {}
-      for seed in range(self._plan.num_tuning_seeds):
+      for seed in self._plan.tuning_seeds:
         record = self._run(entry, 'tuning', rate, seed, extra_steps)
         loss = record['summary']['loss']
         losses[rate].append(np.inf if loss is None else loss)
@@ -148,9 +181,17 @@ class _Runner:
     """The record of one run, made now or found."""
     task = self._plan.task
     config = entry.method.train_config(task, entry.base_optimizer, rate, seed)
+    shared = {
+      'task': dataclasses.asdict(task),
+      'algorithm': self._algorithm(entry, config),
+    }
     identity = _identity(task, entry, config, purpose)
-    record = self._store.find(identity)
-    if record is None:
+    trace = extra_steps.get(seed) if config.method == 'random' else None
+    record = self._store.find(identity, **shared)
+    # ISGD may have been tuned to another rate since, and left another trace.
+    if record is None or (
+      trace is not None and record['extra_steps'] != _histogram(trace)
+    ):
       stream = tasks.build_stream(
         task, seed, is_reshuffled=entry.method.is_reshuffled
       )
@@ -158,7 +199,7 @@ class _Runner:
         config,
         self._model,
         stream,
-        isgd_extra_steps=extra_steps.get(seed),
+        isgd_extra_steps=trace,
         budget=task.budget,
         evaluate=self._evaluation(purpose),
         num_evaluations=task.num_evaluations,
@@ -174,18 +215,8 @@ class _Runner:
         'seed': seed,
         **_outcome(task, purpose, result, stream.change_points),
       }
-      record = self._store.append(
-        record,
-        task=dataclasses.asdict(task),
-        algorithm={
-          **dataclasses.asdict(config.algorithm),
-          'decay_evaluations': config.decay_evaluations,
-          'is_reshuffled': entry.method.is_reshuffled,
-          'grid': learning_rate_grid(
-            entry.base_optimizer, self._plan.num_rates
-          ),
-        },
-      )
+      record = self._store.append(record, **shared)
+      self._on_result(record, result)
     summary = record['summary']
     self._bar.set_description(
       f'{task.name} {entry.base_optimizer} {entry.method.name}'
@@ -198,6 +229,17 @@ class _Runner:
     )
     self._bar.update()
     return record
+
+  def _algorithm(self, entry: Entry, config: TrainConfig) -> dict[str, Any]:
+    """All numbers of how an entry is trained, and of how it was tuned."""
+    plan = self._plan
+    return {
+      **dataclasses.asdict(config.algorithm),
+      'decay_evaluations': config.decay_evaluations,
+      'is_reshuffled': entry.method.is_reshuffled,
+      'grid': learning_rate_grid(entry.base_optimizer, plan.num_rates),
+      'tuning_seeds': list(plan.tuning_seeds),
+    }
 
   def _evaluation(self, purpose: Purpose) -> Any:
     """How a network is judged; nothing on a stream."""

@@ -99,6 +99,12 @@ class Task:
     return self.num_epochs * (self.num_train // self.batch_size)
 
   @property
+  def change_points(self) -> tuple[int, ...]:
+    """Of a stream, the first batches of its segments but the first."""
+    size = self.batches_per_segment
+    return tuple(i * size for i in range(1, self.num_segments))
+
+  @property
   def budget(self) -> int | None:
     """Gradient evaluations to spend; None where the batches are what counts."""
     if self.is_stream or self.seconds_per_batch:
@@ -262,7 +268,7 @@ def _judge(
     )
     for i in range(0, whole, size)
   ]
-  loss, right, counts = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+  loss, right, counts = np.array(jax.device_get(sums), np.float64).sum(0)
   present = counts > 0
   accuracy = (
     np.mean(right[present] / counts[present])
