@@ -40,11 +40,7 @@ def shuffled_epochs(
     6
   """
   num_images = len(labels)
-  if not 1 <= batch_size <= num_images:
-    raise ValueError(
-      f'batch_size must lie within 1 and the {num_images} images, got '
-      f'{batch_size}'
-    )
+  _check_batch_size(batch_size, num_images)
   batches_per_epoch = num_images // batch_size
 
   def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -90,7 +86,7 @@ def fixed_cycle(
 
   Raises:
     ValueError: the batch size is not within 1 to n, both compositions are asked
-      for, alpha is not positive, or no class fills a batch.
+      for, alpha is not positive and finite, or no class fills a batch.
 
   Example:
     >>> stream = fixed_cycle(np.zeros((40, 8, 8, 1)), np.arange(40) % 2,
@@ -100,17 +96,16 @@ def fixed_cycle(
     True
   """
   num_images = len(labels)
-  if not 1 <= batch_size <= num_images:
-    raise ValueError(
-      f'batch_size must lie within 1 and the {num_images} images, got '
-      f'{batch_size}'
-    )
+  _check_batch_size(batch_size, num_images)
   if single_class and dirichlet_alpha is not None:
     raise ValueError(
       f'single_class and dirichlet_alpha={dirichlet_alpha} exclude each other'
     )
-  if dirichlet_alpha is not None and not dirichlet_alpha > 0:
-    raise ValueError(f'dirichlet_alpha must be positive, got {dirichlet_alpha}')
+  if dirichlet_alpha is not None and not 0 < dirichlet_alpha < np.inf:
+    raise ValueError(
+      'dirichlet_alpha must be positive and finite (None for i.i.d. batches), '
+      f'got {dirichlet_alpha}'
+    )
   if single_class:
     cycle = _single_class_batches(labels, batch_size, rng)
   elif dirichlet_alpha is not None:
@@ -130,6 +125,14 @@ def fixed_cycle(
       yield from zip(inputs, targets, strict=True)
 
   return Stream(batches(), num_epochs * len(cycle), ())
+
+
+def _check_batch_size(batch_size: int, num_images: int) -> None:
+  if not 1 <= batch_size <= num_images:
+    raise ValueError(
+      f'batch_size must lie within 1 and the {num_images} images, got '
+      f'{batch_size}'
+    )
 
 
 def _single_class_batches(

@@ -32,7 +32,8 @@ def switching_texts(
     A `Stream` of (bytes [b, t], next bytes [b, t]), int32.
 
   Raises:
-    ValueError: there are not two texts, or one is too short.
+    ValueError: there are not two texts, one is too short, or a size is not
+      positive.
 
   Example:
     >>> texts = np.zeros(99, np.uint8), np.ones(99, np.uint8)
@@ -42,7 +43,15 @@ def switching_texts(
     [0, 0, 1, 1, 0, 0]
   """
   if len(texts) < 2:
-    raise ValueError(f'needs two texts or more to switch between, got {texts}')
+    raise ValueError(
+      f'texts must be two or more, to switch between them, got {len(texts)}'
+    )
+  sizes = sequence_length, batch_size, num_segments, batches_per_segment
+  if min(sizes) < 1:
+    raise ValueError(
+      'sequence_length, batch_size, num_segments and batches_per_segment must '
+      'be positive, got {}, {}, {} and {}'.format(*sizes)
+    )
   windows = []
   for i, text in enumerate(texts):
     length = sequence_length + 1
