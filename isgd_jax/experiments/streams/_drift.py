@@ -81,12 +81,13 @@ def drifting_stream(
     )
 
   def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    pixels = np.arange(np.prod(pixels_shape))
+    as_they_are = np.arange(np.prod(pixels_shape))
+    pixels = as_they_are
     for segment in range(num_segments):
       order = rng.permutation(num_images)
       old_pixels = pixels
       if drift == 'pixels' and segment > 0:
-        pixels = rng.permutation(pixels)
+        pixels = rng.permutation(as_they_are)
       for i in range(batches_per_segment):
         chosen = order[i * batch_size : (i + 1) * batch_size]
         flat = images[chosen].reshape(batch_size, -1)
