@@ -72,6 +72,14 @@ def test_all_windows_of_a_text_may_be_asked_for():
     switching(texts=[TEXTS[0]] * 2, num_segments=2, batches_per_segment=9)
 
 
+def test_a_text_needs_windows_for_its_own_segments_only():
+  # Of three segments in turn the second text has one: 2 windows of 5 bytes.
+  stream = switching(
+    texts=[TEXTS[0], TEXTS[1][:10]], num_segments=3, batches_per_segment=1
+  )
+  assert len(list(stream.batches)) == 3
+
+
 @pytest.mark.parametrize(
   ('kwargs', 'message'),
   [
