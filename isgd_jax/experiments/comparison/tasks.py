@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from isgd_jax.experiments import streams
+from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.datasets import load_dataset
 from isgd_jax.experiments.datasets import load_texts
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import build_model
 
-# Test examples that go through the network at once.
+# Examples that go through the network at once; the last batch may be smaller.
 _EVALUATION_BATCH = 1000
 # The order of the examples, before they are cut into parts: the same for all.
 _SPLIT_SEED = 0
@@ -236,10 +237,19 @@ def build_evaluation(
 
   Returns:
     `evaluate(params) -> Measures`.
+
+  Raises:
+    ValueError: the data are missing, or the part has no `num_test` examples.
   """
   train = _train_part(task)
   train = Parts(*(x[: task.num_test] for x in train))
   held_out = _validation_part(task) if purpose == 'tuning' else _test_part(task)
+  if not 0 < task.num_test <= len(held_out.labels):
+    raise InputError(
+      f'num_test={task.num_test} of {task.name} must be positive and within '
+      f'the {len(held_out.labels)} examples that a {purpose} run of num_train='
+      f'{task.num_train} is judged on; lower num_test or num_train'
+    )
   num_classes = _num_classes(task.dataset)
 
   def evaluate(params: Any) -> Measures:
@@ -256,8 +266,7 @@ def _judge(
   model: Model, params: Any, part: Parts, num_classes: int, is_balanced: bool
 ) -> tuple[float, float]:
   """Mean loss and accuracy, of all examples or of the classes' means."""
-  size = min(_EVALUATION_BATCH, len(part.labels))
-  whole = len(part.labels) // size * size
+  size = _EVALUATION_BATCH
   sums = [
     _class_sums(
       model,
@@ -266,7 +275,7 @@ def _judge(
       part.inputs[i : i + size],
       part.labels[i : i + size],
     )
-    for i in range(0, whole, size)
+    for i in range(0, len(part.labels), size)
   ]
   loss, right, counts = np.array(jax.device_get(sums), np.float64).sum(0)
   present = counts > 0

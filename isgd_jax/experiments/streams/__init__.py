@@ -1,0 +1,24 @@
+"""Orders in which a training run meets its batches."""
+
+from isgd_jax.experiments.streams._drift import DRIFTS
+from isgd_jax.experiments.streams._drift import Drift
+from isgd_jax.experiments.streams._drift import drifting_stream
+from isgd_jax.experiments.streams._epochs import fixed_cycle
+from isgd_jax.experiments.streams._epochs import shuffled_epochs
+from isgd_jax.experiments.streams._stream import Stream
+from isgd_jax.experiments.streams._texts import switching_texts
+from isgd_jax.experiments.streams._throttled import throttled
+
+__all__ = [
+  'Stream',
+  # A fixed set of examples
+  'fixed_cycle',
+  'shuffled_epochs',
+  # One pass that changes on its way
+  'DRIFTS',
+  'Drift',
+  'drifting_stream',
+  'switching_texts',
+  # From a slow source
+  'throttled',
+]
