@@ -53,6 +53,29 @@ def method_title(record: Mapping[str, Any]) -> str:
       return f'{base} with {figures.METHOD_STYLES[method].title}'
 
 
+def panel_title(record: Mapping[str, Any]) -> str:
+  """The method of a run, and how many of its batches the chart flagged.
+
+  Args:
+    record: with `base`, `method` and `summary`.
+
+  Returns:
+    The title.
+
+  Example:
+    >>> panel_title({
+    ...   'base': 'sgd', 'method': 'isgd',
+    ...   'summary': {'num_undertrained': 3, 'num_steps': 300}})
+    'SGD with ISGD: 3 of 300 flagged'
+  """
+  title = method_title(record)
+  if record['method'] in ('base', 'reshuffled'):
+    return title
+  summary = record['summary']
+  num_flagged, num_steps = summary['num_undertrained'], summary['num_steps']
+  return f'{title}: {num_flagged:,} of {num_steps:,} flagged'
+
+
 def epoch_losses(record: Mapping[str, Any]) -> np.ndarray:
   """The batch losses of a run.
 
@@ -164,7 +187,6 @@ def describe_demonstrations(records: Sequence[Mapping[str, Any]]) -> str:
     ...   'base': 'sgd', 'method': 'base', 'learning_rate': 0.1,
     ...   'task_config': {'title': 'MLP', 'num_train': 6, 'batch_size': 2,
     ...     'num_epochs': 2, 'window_size': 3},
-    ...   'summary': {'num_gradient_evaluations': 6, 'share_undertrained': 0.0},
     ...   'losses': [[1.0, 2.0, 4.0], [0.0, 1.0, 3.0]]}
     >>> print(describe_demonstrations([record]).splitlines()[-1])
     - SGD, last epoch, 5th to 95th percentile of the losses: alone 3 nats.
@@ -180,8 +202,8 @@ def describe_demonstrations(records: Sequence[Mapping[str, Any]]) -> str:
     f'{task["batch_size"]}, {task["num_epochs"]} epochs, one seed; one '
     'learning rate, not tuned, for all methods of a base optimizer ('
     + ', '.join(f'{base} {rate:g}' for base, rate in rates.items())
-    + '). This shows what the control chart sees; it does not compare methods, '
-    'which have spent different numbers of gradient evaluations.',
+    + '). This shows what the control chart sees and compares no methods: a '
+    'comparison would tune each, over several seeds, at equal cost.',
     '',
   ]
   lines += [_kinds_line(r) for r in records if r.get('batch_kinds')]
@@ -242,12 +264,14 @@ def _widths_line(runs: Sequence[Mapping[str, Any]]) -> str:
       continue
     summary = by_method[method]['summary']
     ratio = width / alone if alone else float('nan')
+    num_flagged, num_steps = summary['num_undertrained'], summary['num_steps']
+    # Without a flagged batch ISGD is its base optimizer, compiled otherwise.
+    cause = '' if num_flagged else ', so that only rounding sets it apart'
     parts.append(
       f'with {figures.METHOD_STYLES[method].title} {_number(width)} nats '
-      f'({_number(ratio)} times; over the run '
-      f'{_percent(summary["share_undertrained"], 1)} of the batches flagged, '
-      f'{summary["num_gradient_evaluations"]:,} gradient evaluations for '
-      f'{summary["num_steps"]:,} batches)'
+      f'({_number(ratio)} times; {num_flagged:,} of {num_steps:,} batches '
+      f'flagged{cause}; {summary["num_gradient_evaluations"]:,} gradient '
+      'evaluations)'
     )
   return (
     f'- {base_title(runs[0])}, last epoch, 5th to 95th percentile of the '
@@ -259,5 +283,5 @@ def _number(value: float) -> str:
   return f'{value:.3g}' if np.isfinite(value) else 'not finite'
 
 
-def _percent(share: float, digits: int = 0) -> str:
-  return f'{share:.{digits}%}' if np.isfinite(share) else 'not finite'
+def _percent(share: float) -> str:
+  return f'{share:.0%}' if np.isfinite(share) else 'not finite'

@@ -96,7 +96,8 @@ def run_demonstrations(
   each and of i.i.d. batches are looked at, without training on them.
 
   Args:
-    task: a stationary one in a fixed cycle, of at least two epochs.
+    task: a stationary one in a fixed cycle, of two epochs and a window of 11
+      batches or more.
     out: folder for `demonstrations.jsonl`; made if missing. Of each run, the
       file has a line with its configuration and environment.
     learning_rates: of base optimizers by name; all their methods have it.
@@ -116,20 +117,20 @@ def run_demonstrations(
   Example:
     >>> import tempfile
     >>> task = Task('tiny', 'MLP', 'digits', 'mlp', 'cycle', batch_size=32,
-    ...   window_size=10, num_train=320, num_epochs=2)
+    ...   window_size=20, num_train=640, num_epochs=2)
     >>> records = run_demonstrations(
-    ...   task, tempfile.mkdtemp(), learning_rates={'adam': 0.01})
+    ...   task, tempfile.mkdtemp(), learning_rates={'nesterov': 0.01})
     >>> [record['method'] for record in records]
     ['base', 'isgd', 'paper-isgd']
   """
-  if task.order != 'cycle' or task.num_epochs < 2:
+  if task.order != 'cycle' or task.num_epochs < 2 or task.window_size < 11:
     raise InputError(
-      "task must have order='cycle' and num_epochs >= 2, got order="
-      f'{task.order!r} and num_epochs={task.num_epochs}; take another, such as '
-      'demonstration_task()'
+      "task must have order='cycle', num_epochs >= 2 and window_size >= 11 (the "
+      f"paper's ISGD), got {task.order!r}, {task.num_epochs} and "
+      f'{task.window_size}; take another, such as demonstration_task()'
     )
-  path = results.prepare_output_folder(out) / _FILE
   plan = plan_runs(task, learning_rates, seed)
+  path = results.prepare_output_folder(out) / _FILE
   records = {r['id']: r for r in _records(path) if r['id'] in plan}
   model = tasks.build_task_model(task)
   bar = tqdm.tqdm(
@@ -176,7 +177,7 @@ def read_demonstrations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Records, one a base optimizer and method: `base`, `method`, `learning_rate`,
     `seed`, `task_config`, `algorithm`, `environment`, `summary`, and of
     the losses, nats, null where not finite: `losses` [num_epochs,
-    cycle_length], or `sorted_losses` [num_epochs, 101 or fewer], and of one run
+    cycle_length], or `sorted_losses` [num_epochs, 41 or fewer], and of one run
     `batch_kinds` (`steps` [num_points], `classes` [num_classes], and
     `single_class` and `iid`, each [num_batches, num_points]).
 
@@ -220,11 +221,11 @@ def draw_demonstrations(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
   Example:
     >>> import tempfile
     >>> task = Task('tiny', 'MLP', 'digits', 'mlp', 'cycle', batch_size=32,
-    ...   window_size=10, num_train=320, num_epochs=2)
+    ...   window_size=20, num_train=640, num_epochs=2)
     >>> folder = tempfile.mkdtemp()
-    >>> _ = run_demonstrations(task, folder, learning_rates={'adam': 0.01})
+    >>> _ = run_demonstrations(task, folder, learning_rates={'nesterov': 0.01})
     >>> [path.name for path in draw_demonstrations(folder)]
-    ['demonstrations-distributions-adam.png']
+    ['demonstrations-distributions-nesterov.png']
   """
   plotting.new_figure()  # A missing matplotlib shows before anything is drawn.
   folder = pathlib.Path(folder)
@@ -245,9 +246,10 @@ def draw_demonstrations(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
         np.array(kinds['iid'], np.float64),
         class_names=[f'class {label}' for label in kinds['classes']],
         title=f'Losses along one run: {title}, {numbers.base_title(record)}',
+        log_y=True,
       )
   panels = {
-    numbers.method_title(record): numbers.epoch_losses(record)
+    numbers.panel_title(record): numbers.epoch_losses(record)
     for record in records
     if 'losses' in record
   }
@@ -266,7 +268,7 @@ def draw_demonstrations(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
         if r['method'] in COMMON_METHODS
       },
       title=f'Batch losses by epoch: {title}, {base_title}',
-      titles={'base': f'{base_title} alone'},
+      titles={r['method']: numbers.panel_title(r) for r in runs},
     )
   return drawn
 
