@@ -125,8 +125,8 @@ def run_demonstrations(
   """
   if task.order != 'cycle' or task.num_epochs < 2 or task.window_size < 11:
     raise InputError(
-      "task must have order='cycle', num_epochs >= 2 and window_size >= 11 (the "
-      f"paper's ISGD), got {task.order!r}, {task.num_epochs} and "
+      "task must have order='cycle', num_epochs >= 2 and window_size >= 11 "
+      f"(the paper's ISGD), got {task.order!r}, {task.num_epochs} and "
       f'{task.window_size}; take another, such as demonstration_task()'
     )
   plan = plan_runs(task, learning_rates, seed)
