@@ -36,6 +36,7 @@ from isgd_jax._run_rules import RunRulesState
 from isgd_jax._run_rules import with_run_rules
 from isgd_jax._schedules import ScaleByMeanLossState
 from isgd_jax._schedules import scale_by_mean_loss
+from isgd_jax._shewhart import default_chart
 from isgd_jax._shewhart import fixed_limits
 from isgd_jax._shewhart import shewhart
 from isgd_jax._solvers import gauss_newton
@@ -63,6 +64,7 @@ __all__ = (
   'pad_shards',
   'microbatched',
   # Control charts.
+  'default_chart',
   'shewhart',
   'fixed_limits',
   'ewma',

@@ -17,7 +17,7 @@ KINDS = ('base', 'isgd', 'paper-isgd', 'skip')
 
 @dataclasses.dataclass(frozen=True)
 class ChartSettings:
-  """A control chart by its numbers.
+  """A control chart by its numbers; as they are, `isgd_jax.default_chart`.
 
   Attributes:
     kind: `'shewhart'`, `'ewma'`, `'cusum'`, `'run-rules'` (two of three beyond
@@ -33,7 +33,7 @@ class ChartSettings:
 
   kind: str = 'shewhart'
   window_size: int = 50
-  sigma_multiplier: float = 3.0
+  sigma_multiplier: float = 4.0
   sigma_estimator: str = 'std'
   flagged_losses: str = 'winsorize'
   smoothing: float = 0.3

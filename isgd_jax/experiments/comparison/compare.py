@@ -85,6 +85,7 @@ class CompareConfig:
         num_rates=workload.num_rates,
         num_tuning_seeds=workload.num_tuning_seeds,
         num_seeds=self.seeds,
+        has_traces=workload.has_traces,
       )
       for task in workload.tasks
     ]

@@ -176,7 +176,8 @@ def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
       f'{profile.num_unsolved} more that no method solved are left out): the '
       'share that a method solves within tau times the gradient evaluations of '
       'the best one, and as its score the mean of that share over tau from 1 '
-      'to 4 (Dahl et al., [arXiv:2306.07179](https://arxiv.org/abs/2306.07179)). '
+      'to 4 (Dahl et al., '
+      '[arXiv:2306.07179](https://arxiv.org/abs/2306.07179)). '
       'Only methods that were run on all of them; stationary tasks count by '
       'evaluations to target, streams by evaluations to recovery.'
     )
@@ -210,7 +211,7 @@ def _ablation(rows: Rows) -> list[str]:
     '## Ablation',
     'ISGD with one thing changed at a time, relative to the base optimizer '
     f'alone; medians over {num_seeds} seeds, each variant tuned over three '
-    'rates. `shewhart` is the default.',
+    'rates. `isgd_jax.default_chart` is `shewhart, k = 4`.',
     tables.ablation_tables(
       rows, [name for name in VARIANTS if name in present]
     ),

@@ -9,7 +9,6 @@ gradient evaluations. A run that is on record is not repeated.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import hashlib
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,9 @@ from isgd_jax.experiments.comparison import tasks
 from isgd_jax.experiments.comparison.contestants import LOSS_ADAPTIVE
 from isgd_jax.experiments.comparison.contestants import METHODS
 from isgd_jax.experiments.comparison.contestants import Method
+from isgd_jax.experiments.comparison.outcomes import extra_steps_of
+from isgd_jax.experiments.comparison.outcomes import histogram
+from isgd_jax.experiments.comparison.outcomes import outcome_of
 from isgd_jax.experiments.comparison.records import Store
 from isgd_jax.experiments.comparison.tasks import Purpose
 from isgd_jax.experiments.comparison.tasks import Task
@@ -31,8 +33,6 @@ from isgd_jax.experiments.stream_training import train
 
 # How far the reporting seeds are from the tuning seeds.
 _REPORTING_OFFSET = 1000
-_NUM_CURVE_POINTS = 50
-_DIGITS = 5
 
 
 OnResult = Callable[[Mapping[str, Any], TrainResult], None]
@@ -63,6 +63,7 @@ class Plan:
     num_tuning_seeds: seeds of the runs that choose the rate.
     num_seeds: seeds of the runs that are reported.
     first_seed: that both are counted from; the reported ones from 1000 on.
+    has_traces: whether what happened along the runs is recorded too.
   """
 
   task: Task
@@ -73,6 +74,7 @@ class Plan:
   num_tuning_seeds: int = 2
   num_seeds: int = 5
   first_seed: int = 0
+  has_traces: bool = True
 
   def __post_init__(self):
     if self.num_tuning_seeds > _REPORTING_OFFSET:
@@ -152,7 +154,7 @@ class _Runner:
       for entry, rate in zip(group, rates, strict=True):
         record = self._run(entry, 'reporting', rate, seed, extra_steps)
         if entry.method.name == 'isgd':
-          extra_steps[seed] = _extra_steps(record)
+          extra_steps[seed] = extra_steps_of(record)
 
   def _tune(self, entry: Entry, extra_steps: dict[int, np.ndarray]) -> float:
     """The best rate; ISGD leaves the `extra_steps` that it took with it."""
@@ -164,7 +166,7 @@ class _Runner:
         record = self._run(entry, 'tuning', rate, seed, extra_steps)
         loss = record['summary']['loss']
         losses[rate].append(np.inf if loss is None else loss)
-        extra[rate][seed] = _extra_steps(record)
+        extra[rate][seed] = extra_steps_of(record)
     best = best_rate(losses)
     if entry.method.name == 'isgd':
       extra_steps.update(extra[best])
@@ -190,7 +192,7 @@ class _Runner:
     record = self._store.find(identity, **shared)
     # ISGD may have been tuned to another rate since, and left another trace.
     if record is None or (
-      trace is not None and record['extra_steps'] != _histogram(trace)
+      trace is not None and record['extra_steps'] != histogram(trace)
     ):
       stream = tasks.build_stream(
         task, seed, is_reshuffled=entry.method.is_reshuffled
@@ -213,7 +215,13 @@ class _Runner:
         'purpose': purpose,
         'learning_rate': rate,
         'seed': seed,
-        **_outcome(task, purpose, result, stream.change_points),
+        **outcome_of(
+          task,
+          purpose,
+          result,
+          stream.change_points,
+          has_traces=self._has_traces(entry, purpose),
+        ),
       }
       record = self._store.append(record, **shared)
       self._on_result(record, result)
@@ -229,6 +237,11 @@ class _Runner:
     )
     self._bar.update()
     return record
+
+  def _has_traces(self, entry: Entry, purpose: Purpose) -> bool:
+    """Of reported runs; and of the base's, which set the targets on streams."""
+    sets_target = entry.method.name == 'base' and self._plan.task.is_stream
+    return self._plan.has_traces and (purpose == 'reporting' or sets_target)
 
   def _algorithm(self, entry: Entry, config: TrainConfig) -> dict[str, Any]:
     """All numbers of how an entry is trained, and of how it was tuned."""
@@ -272,102 +285,3 @@ def _identity(
     everything['isgd'] = dataclasses.asdict(config.isgd)
   text = results.to_json(everything)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _outcome(
-  task: Task,
-  purpose: Purpose,
-  result: TrainResult,
-  change_points: Sequence[int],
-) -> dict[str, Any]:
-  """What came of a run, short enough to be kept for ever."""
-  metrics = result.metrics
-  summary = result.summary()
-  if task.is_stream:
-    summary['loss'] = summary['prequential_loss']
-    summary['accuracy'] = summary['prequential_accuracy']
-  else:
-    last = result.evaluations[-1].measures
-    worst = np.nan if result.is_diverged else 1.0
-    summary['loss'] = last.test_loss * worst
-    summary['accuracy'] = last.test_accuracy * worst
-    summary['train_loss'] = last.train_loss * worst
-  outcome: dict[str, Any] = {
-    'summary': rounded(summary),
-    'extra_steps': _histogram(result.extra_evaluations()),
-  }
-  if purpose == 'reporting' and task.is_stream:
-    size = max(1, len(metrics.accuracy) // _NUM_CURVE_POINTS)
-    whole = len(metrics.accuracy) // size * size
-    curve = metrics.accuracy[:whole].reshape(-1, size).mean(1)
-    outcome['accuracy_curve'] = [round(float(x), 3) for x in curve]
-  if task.is_stream:
-    outcome['recovery'] = recovery_trace(metrics, change_points)
-  elif purpose == 'reporting':
-    outcome['evaluations'] = [
-      [
-        e.num_gradient_evaluations,
-        rounded(e.seconds),
-        *rounded(list(e.measures)),
-      ]
-      for e in result.evaluations
-    ]
-  return outcome
-
-
-def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
-  """What is needed to say when a run had recovered from each change.
-
-  Args:
-    metrics: `StepMetrics` of arrays [num_steps].
-    change_points: first batches after a change.
-
-  Returns:
-    Of each segment but the first, a list of pairs [batches since the change,
-    gradient evaluations since then], one for each new high of the accuracy's
-    mean over ten batches, with that high: [batches, evaluations, accuracy].
-  """
-  window = 10
-  bounds = [*change_points, len(metrics.accuracy)]
-  spent = np.cumsum(metrics.num_gradient_evaluations)
-  traces = []
-  for start, end in itertools.pairwise(bounds):
-    if end - start < window:
-      traces.append([])
-      continue
-    averages = np.convolve(
-      metrics.accuracy[start:end], np.full(window, 1 / window), 'valid'
-    )
-    before = spent[start - 1]
-    highs, high = [], -1.0
-    for i, accuracy in enumerate(averages):
-      # A grid of a hundredth keeps the trace short.
-      if accuracy >= high + 0.01:
-        high = float(accuracy)
-        last = start + i + window - 1
-        highs.append([i + window, int(spent[last] - before), round(high, 3)])
-    traces.append(highs)
-  return traces
-
-
-def _histogram(extra_steps: np.ndarray) -> dict[str, int]:
-  """How many steps took how many evaluations beyond their first."""
-  values, counts = np.unique(extra_steps, return_counts=True)
-  return {str(v): int(c) for v, c in zip(values, counts, strict=True)}
-
-
-def _extra_steps(record: dict[str, Any]) -> np.ndarray:
-  """The numbers of a `_histogram`, in rising order."""
-  pairs = record['extra_steps'].items()
-  return np.repeat([int(v) for v, _ in pairs], [c for _, c in pairs])
-
-
-def rounded(value: Any) -> Any:
-  """Floats to five digits, wherever they are."""
-  if isinstance(value, dict):
-    return {k: rounded(v) for k, v in value.items()}
-  if isinstance(value, list):
-    return [rounded(v) for v in value]
-  if isinstance(value, float) and np.isfinite(value):
-    return float(f'{value:.{_DIGITS}g}')
-  return value

@@ -30,6 +30,7 @@ class Workload:
     has_loss_adaptive: whether `polyak` and `momo` are compared too.
     num_rates: learning rates in the grid.
     num_tuning_seeds: seeds of the runs that choose the rate.
+    has_traces: whether what happened along the runs is recorded too.
   """
 
   name: str
@@ -40,6 +41,7 @@ class Workload:
   has_loss_adaptive: bool = True
   num_rates: int = 6
   num_tuning_seeds: int = 2
+  has_traces: bool = True
 
 
 def _fashion(name: str, title: str, **kwargs) -> Task:
@@ -265,6 +267,7 @@ _ABLATION = Workload(
   has_loss_adaptive=False,
   num_rates=3,
   num_tuning_seeds=1,
+  has_traces=False,
 )
 
 WORKLOADS = {**_BY_NAME, _ABLATION.name: _ABLATION}

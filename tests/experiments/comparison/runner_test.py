@@ -11,6 +11,7 @@ from isgd_jax.experiments import results
 from isgd_jax.experiments.algorithms import Algorithm
 from isgd_jax.experiments.algorithms import ChartSettings
 from isgd_jax.experiments.base_optimizers import learning_rate_grid
+from isgd_jax.experiments.comparison import outcomes
 from isgd_jax.experiments.comparison import runner
 from isgd_jax.experiments.comparison import tasks
 from isgd_jax.experiments.comparison.contestants import resolve_methods
@@ -350,7 +351,7 @@ def test_recovery_trace_of_a_worked_example():
   metrics = StepMetrics(*np.zeros((9, 29)))._replace(
     accuracy=accuracy, num_gradient_evaluations=evaluations
   )
-  assert runner.recovery_trace(metrics, (12, 24)) == [
+  assert outcomes.recovery_trace(metrics, (12, 24)) == [
     [[10, 30, 0.2], [12, 36, 0.3]],
     [],  # shorter than the mean's ten batches
   ]
@@ -361,7 +362,7 @@ def test_recovery_trace_keeps_only_highs_of_a_hundredth():
   metrics = StepMetrics(*np.zeros((9, 520)))._replace(
     accuracy=accuracy, num_gradient_evaluations=np.ones(520, int)
   )
-  (trace,) = runner.recovery_trace(metrics, (20,))
+  (trace,) = outcomes.recovery_trace(metrics, (20,))
   highs = [accuracy for _, _, accuracy in trace]
   assert 80 < len(trace) <= 101
   assert (np.diff(highs) > 0.009).all()
