@@ -271,7 +271,7 @@ def _judge(
     )
     for i in range(0, len(part.labels), size)
   ]
-  loss, right, counts = np.sum(jax.device_get(sums), axis=0, dtype=np.float64)
+  loss, right, counts = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
   present = counts > 0
   accuracy = (
     np.mean(right[present] / counts[present])
