@@ -8,6 +8,7 @@ training on it).
 from collections.abc import Callable
 import dataclasses
 import functools
+import itertools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -193,14 +194,21 @@ def build_stream(
       rng=rng,
     )
   else:
+    # Batches of one class leave more examples out, and their cycle is shorter:
+    # it is begun once more, to end where the others end.
     stream = streams.fixed_cycle(
       inputs,
       labels,
       batch_size=task.batch_size,
-      num_epochs=task.num_epochs,
+      num_epochs=task.num_epochs + task.single_class,
       dirichlet_alpha=task.dirichlet_alpha,
       single_class=task.single_class,
       rng=rng,
+    )
+    stream = streams.Stream(
+      itertools.islice(stream.batches, task.num_batches),
+      min(task.num_batches, stream.num_batches),
+      (),
     )
   if task.seconds_per_batch:
     stream = streams.throttled(stream, task.seconds_per_batch)
@@ -277,7 +285,11 @@ def _judge(
     )
     for i in range(0, len(part.labels), size)
   ]
+<<<<<<< HEAD
   loss, right, counts = np.array(jax.device_get(sums), np.float64).sum(0)
+=======
+  loss, right, counts = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
+>>>>>>> ev-D
   present = counts > 0
   accuracy = (
     np.mean(right[present] / counts[present])

@@ -142,7 +142,10 @@ _WORKLOADS = (
         'sampling-bias/dirichlet-0.1', 'Dirichlet 0.1', dirichlet_alpha=0.1
       ),
       _fashion(
-        'sampling-bias/single-class', 'one class each', single_class=True
+        'sampling-bias/single-class',
+        'one class each',
+        single_class=True,
+        window_size=96,
       ),
     ),
     methods=_STATIONARY_METHODS,
