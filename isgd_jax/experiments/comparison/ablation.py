@@ -1,7 +1,7 @@
 """Variants of ISGD: one thing changed at a time, and a few that go together.
 
 What they change is ISGD with a chart of three sigmas, which acts more often
-than `isgd_jax.default_chart`: differences show sooner. The defaults of `isgd_jax`
+than `isgd_jax.default_chart`: differences show sooner. The library's defaults
 are what this table and the never-hurts rule support.
 """
 

@@ -285,11 +285,7 @@ def _judge(
     )
     for i in range(0, len(part.labels), size)
   ]
-<<<<<<< HEAD
   loss, right, counts = np.array(jax.device_get(sums), np.float64).sum(0)
-=======
-  loss, right, counts = np.asarray(jax.device_get(sums), np.float64).sum(axis=0)
->>>>>>> ev-D
   present = counts > 0
   accuracy = (
     np.mean(right[present] / counts[present])
@@ -314,7 +310,8 @@ def _class_sums(
   is_right = (logits.argmax(-1) == labels).astype(losses.dtype)
   of_class = jax.nn.one_hot(labels, num_classes, dtype=losses.dtype)
   columns = jnp.stack([losses[:, 0], is_right, jnp.ones_like(is_right)])
-  return columns @ of_class
+  # Counts must stay whole, on whatever the device rounds its products to.
+  return jnp.matmul(columns, of_class, precision='highest')
 
 
 @functools.cache
