@@ -104,8 +104,8 @@ def _lenet(name: str, title: str, **kwargs) -> Task:
     'window_size': 50,
     'num_train': 3_200,
     'num_test': 1_000,
-    'num_epochs': 8,
-    'num_evaluations': 16,
+    'num_epochs': 6,
+    'num_evaluations': 12,
   }
   return _fashion(name, title, **defaults | kwargs)
 
@@ -121,6 +121,7 @@ _WORKLOADS = (
     base_optimizers=('sgd', 'momentum', 'nesterov', 'adam'),
     methods=_STATIONARY_METHODS,
     num_rates=5,
+    num_tuning_seeds=1,
   ),
   Workload(
     'stationary-fashion',
@@ -182,6 +183,7 @@ _WORKLOADS = (
     ),
     methods=_STATIONARY_METHODS,
     num_rates=5,
+    num_tuning_seeds=1,
   ),
   Workload(
     'drift-labels',
