@@ -31,6 +31,13 @@ _EWMA = dataclasses.replace(
   _THREE_SIGMA, chart=ChartSettings('ewma', sigma_multiplier=4.0)
 )
 
+# Of the task's window.
+WINDOW_FACTORS = {
+  'shewhart, half the window': 0.5,
+  'shewhart, twice the window': 2.0,
+  'shewhart, four times the window': 4.0,
+}
+
 VARIANTS: dict[str, Algorithm] = {
   # The chart.
   'shewhart': _THREE_SIGMA,
@@ -45,6 +52,7 @@ VARIANTS: dict[str, Algorithm] = {
   'ewma 0.5, width 4': _chart(kind='ewma', sigma_multiplier=4.0, smoothing=0.5),
   'cusum, h = 5': _chart(kind='cusum', sigma_multiplier=5.0),
   'cusum, h = 8': _chart(kind='cusum', sigma_multiplier=8.0),
+  **dict.fromkeys(WINDOW_FACTORS, _THREE_SIGMA),
   # The solver and its geometry.
   "shewhart, base's metric": _solver(metric='base'),
   "ewma, base's metric": _solver(_EWMA, metric='base'),

@@ -5,6 +5,7 @@ import dataclasses
 from isgd_jax.experiments._errors import check_name
 from isgd_jax.experiments.algorithms import Algorithm
 from isgd_jax.experiments.comparison.ablation import VARIANTS
+from isgd_jax.experiments.comparison.ablation import WINDOW_FACTORS
 from isgd_jax.experiments.comparison.tasks import Task
 from isgd_jax.experiments.stream_training import TrainConfig
 
@@ -21,6 +22,7 @@ class Method:
     schedule: of the learning rate; None takes the task's.
     is_reshuffled: whether a fixed cycle is reshuffled in each epoch.
     isgd: ISGD's settings, but for the chart's window, which is the task's.
+    window_factor: what the task's window is multiplied by.
   """
 
   name: str
@@ -28,6 +30,7 @@ class Method:
   schedule: str | None = None
   is_reshuffled: bool = False
   isgd: Algorithm = _ISGD
+  window_factor: float = 1.0
 
   def train_config(
     self, task: Task, base_optimizer: str, learning_rate: float, seed: int
@@ -50,7 +53,8 @@ class Method:
       >>> config.decay_evaluations == task.num_batches
       True
     """
-    chart = dataclasses.replace(self.isgd.chart, window_size=task.window_size)
+    window_size = round(self.window_factor * task.window_size)
+    chart = dataclasses.replace(self.isgd.chart, window_size=window_size)
     is_decayed = (self.schedule or task.schedule) == 'decayed'
     # Where batches are what counts, an echo has twice the evaluations.
     is_longer = task.budget is None and self.kind == 'twice'
@@ -79,7 +83,12 @@ METHODS = {
     Method('skip', 'skip'),
     Method('reshuffled', 'base', is_reshuffled=True),
     Method('isgd-reshuffled', 'isgd', is_reshuffled=True),
-    *(Method(name, 'isgd', isgd=isgd) for name, isgd in VARIANTS.items()),
+    *(
+      Method(
+        name, 'isgd', isgd=isgd, window_factor=WINDOW_FACTORS.get(name, 1.0)
+      )
+      for name, isgd in VARIANTS.items()
+    ),
   )
 }
 
