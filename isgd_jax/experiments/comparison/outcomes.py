@@ -89,9 +89,9 @@ def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
     change_points: first batches after a change.
 
   Returns:
-    Of each segment but the first, a list of pairs [batches since the change,
-    gradient evaluations since then], one for each new high of the accuracy's
-    mean over ten batches, with that high: [batches, evaluations, accuracy].
+    Of each segment but the first, a list of [batches since the change, gradient
+    evaluations since then, accuracy], one for each new high of the accuracy's
+    mean over ten batches, from half of the segment's best on.
   """
   window = 10
   bounds = [*change_points, len(metrics.accuracy)]
@@ -105,7 +105,7 @@ def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:
       metrics.accuracy[start:end], np.full(window, 1 / window), 'valid'
     )
     before = spent[start - 1]
-    highs, high = [], -1.0
+    highs, high = [], float(averages.max()) / 2 - _TRACE_STEP
     for i, accuracy in enumerate(averages):
       if accuracy >= high + _TRACE_STEP:
         high = float(accuracy)
