@@ -1,12 +1,19 @@
-"""Puts the measured tables into README.md and docs/charts.md.
+"""Puts the measured tables into README.md and the pages of docs/.
 
 They come from the files that were measured:
 
 make demo OUT=docs/demo && make bench && python docs/update_readme.py
+
+and those of results/ from `isgd-jax compare`.
 """
 
+import functools
 import json
 import pathlib
+
+from isgd_jax.experiments.comparison import report
+from isgd_jax.experiments.comparison import tables
+from isgd_jax.experiments.comparison import verdicts
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -45,6 +52,39 @@ def bench_section() -> str:
     f'({run["device"]}, {run["num_cpus"]} cores, jax {run["jax"]}, Python '
     f'{run["python"]}, {run["date"]}); memory is live bytes above the base '
     'step, in copies of the parameters:\n\n' + '\n'.join(table)
+  )
+
+
+@functools.cache
+def measured_rows():
+  """The rows of all comparisons on two CPU cores, without the ablation."""
+  return report.rows_of(ROOT / 'results')
+
+
+def results_section() -> str:
+  """What the comparisons showed, in a table and a paragraph."""
+  rows = measured_rows()
+  streams = verdicts.stream_verdicts(rows)
+  stationary = verdicts.stationary_verdicts(rows)
+  count = verdicts.summary_of
+  num_worse = sum(bool(v.worse) for v in stationary)
+  num_better = sum(bool(v.better) and not v.worse for v in stationary)
+  return (
+    '**Streams** (prequential accuracy in percent, median of five seeds with its '
+    '95 % interval; every method with its own tuned rate):\n\n'
+    f'{tables.overview_table(rows)}\n\n'
+    'Prequential loss is lower than with the random trigger in '
+    f'{count(streams, "is_better_than_random")}, and no higher than with every '
+    f'batch twice in {count(streams, "is_no_worse_than_twice")}, at no more '
+    'than 1.2 times the gradient evaluations of the base in '
+    f'{count(streams, "is_cheap")}.\n\n'
+    '**Stationary data** (shuffled and skewed batches, wrong labels, rare '
+    'classes), at equal gradient evaluations: train loss, test loss and accuracy '
+    "are within the base optimizer's own seeds, or better, in "
+    f'{count(stationary, "is_harmless")} comparisons; all seeds agree on a gain '
+    f'in {num_better}, and on a loss in {num_worse}.\n\n'
+    '[RESULTS.md](RESULTS.md) has every row: costs in seconds, tuning, further '
+    'baselines, the ablation.'
   )
 
 
@@ -134,6 +174,7 @@ def render(text: str) -> str:
   """`text` with every marked section that it has made anew."""
   for name, section in {
     'demo': demo_section,
+    'results': results_section,
     'bench': bench_section,
     'charts': charts_section,
   }.items():

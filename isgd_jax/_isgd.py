@@ -88,9 +88,10 @@ def isgd(
       isgd hands it the loss of one micro-batch, and is not supported. A line
       search as the base also runs on chased steps, where its result is not
       used and its evaluations are not counted.
-    control_chart: judges the losses: :func:`shewhart`, :func:`ewma`,
-      :func:`cusum`, :func:`difference_chart`, or one of your own. A batch that
-      it finds out of control upwards is chased if its loss is above the target.
+    control_chart: judges the losses: :func:`default_chart`, which the evidence
+      supports for all uses, :func:`shewhart`, :func:`ewma`, :func:`cusum`,
+      :func:`difference_chart`, or one of your own. A batch that it finds out of
+      control upwards is chased if its loss is above the target.
     solver: takes the chase steps, :func:`gauss_newton` or
       :func:`gradient_descent`.
     chase_to: target of the chase, the chart's `'mean'` or its upper control
@@ -150,7 +151,8 @@ def isgd(
     ...   x, y = batch
     ...   return jnp.mean((x @ params - y) ** 2)
     >>> optimizer = isgd_jax.isgd(
-    ...     optax.sgd(0.05, momentum=0.9), isgd_jax.shewhart(window_size=20))
+    ...     optax.sgd(0.05, momentum=0.9),
+    ...     isgd_jax.default_chart(window_size=20))
     >>> @jax.jit
     ... def train_step(params, opt_state, batch):
     ...   loss, grads = jax.value_and_grad(loss_fn)(params, batch)

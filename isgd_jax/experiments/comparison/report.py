@@ -96,6 +96,25 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   return text
 
 
+def rows_of(folder: pathlib.Path) -> Rows:
+  """The rows of all small workloads in a folder, without the ablation.
+
+  Args:
+    folder: with the files that `compare` wrote.
+
+  Returns:
+    The rows.
+
+  Raises:
+    InputError: (a `ValueError`) there are no records.
+  """
+  together: Rows = {}
+  for name, rows in _read(folder).items():
+    if name != _ABLATION and name in WORKLOADS:
+      together |= rows
+  return together
+
+
 def _read(folder: pathlib.Path) -> dict[str, Rows]:
   """Rows by the name of the file, in the order of the workloads."""
   order = [*WORKLOADS, *(f'{name}-large' for name in WORKLOADS)]

@@ -107,6 +107,32 @@ def _line(rows: Rows, row: Row) -> list[str]:
   ]
 
 
+def overview_table(rows: Rows) -> str:
+  """Accuracy of ISGD and its controls on every stream, for a README.
+
+  Args:
+    rows: all rows.
+
+  Returns:
+    A Markdown table of prequential accuracies, percent, one line a task and
+    base optimizer.
+  """
+  others = ('base', 'twice', 'random')
+  header = [
+    *('stream, base', 'base alone', 'every batch twice', 'random trigger'),
+    *('ISGD', 'evaluations of ISGD, of the base'),
+  ]
+  lines = []
+  for verdict in verdicts.stream_verdicts(rows):
+    key = verdict.task, verdict.base
+    cells = [
+      spread(rows[*key, method].interval('accuracy'), 1, 100.0)
+      for method in (*others, 'isgd')
+    ]
+    lines.append([', '.join(key), *cells, f'{verdict.evaluation_ratio:.2f}'])
+  return markdown_table(header, lines)
+
+
 def stream_verdict_table(found: Sequence[verdicts.StreamVerdict]) -> str:
   """ISGD on the streams, against its controls.
 
