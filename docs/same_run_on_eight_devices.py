@@ -23,7 +23,8 @@ _OUT = pathlib.Path(__file__).parent / 'devices'
 _OPTIONS = (
   *('--dataset', 'digits', '--model', 'mlp', '--batch-size', '64'),
   *('--learning-rate', '0.1', '--window-size', '20'),
-  *('--sigma-multiplier', '1.5', '--steps', '240'),
+  *('--sigma-multiplier', '1.5', '--flagged-losses', 'keep'),
+  *('--steps', '240'),
 )
 _NUM_DEVICES = (1, 8)
 _TIME_LIMIT_SECONDS = 600

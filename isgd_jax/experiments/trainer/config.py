@@ -94,13 +94,13 @@ class IsgdConfig:
   window_size: int | None = None
   """Batch losses in the chart's window; by default one cycle, at least 20."""
 
-  sigma_multiplier: float = 3.0
+  sigma_multiplier: float = 4.0
   """Sigmas between centre line and control limit (shewhart, difference)."""
 
   sigma_estimator: Literal['std', 'sample_std', 'moving_range', 'mad'] = 'std'
   """Where centre line and sigma come from."""
 
-  flagged_losses: Literal['keep', 'winsorize', 'leave_out'] = 'keep'
+  flagged_losses: Literal['keep', 'winsorize', 'leave_out'] = 'winsorize'
   """What an out-of-control loss leaves in the window: itself, the limit it has
   passed, or nothing."""
 
