@@ -137,7 +137,7 @@ def compile_step(
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
   compiled = (
     jax.jit(
-      functools.partial(_step, model, base_optimizer, algorithm),
+      functools.partial(training_step, model, base_optimizer, algorithm),
       donate_argnums=0,
     )
     .lower(jax.eval_shape(init, model.init(0)), scalar, scalar, inputs, labels)
@@ -146,7 +146,7 @@ def compile_step(
   return CompiledStep(init, compiled, time.perf_counter() - start)
 
 
-def _step(
+def training_step(
   model: Model,
   base_optimizer: str,
   algorithm: Algorithm,
@@ -156,7 +156,21 @@ def _step(
   inputs: jax.Array,
   labels: jax.Array,
 ) -> tuple[Carry, jax.Array]:
-  """The steps on one batch; reports the first one's loss."""
+  """The step that `compile_step` compiles.
+
+  Args:
+    model: the network.
+    base_optimizer: name of the base optimizer.
+    algorithm: what is around it.
+    carry: from the step before.
+    learning_rate: as in `CompiledStep`.
+    decay: as in `CompiledStep`.
+    inputs: of the batch.
+    labels: of the batch.
+
+  Returns:
+    The new carry, and the metrics of the first of its steps on the batch.
+  """
   batch: Batch = inputs, labels
   found = []
   evaluations_before = carry.num_evaluations
