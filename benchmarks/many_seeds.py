@@ -1,8 +1,8 @@
 """Many seeds of one run: one after another, or together under `jax.vmap`?
 
-`isgd-jax compare` makes the runs of a method one after another, with one compiled
-program. This measures what `jax.vmap` over the seeds would gain or lose: a chase
-then runs in all seeds whenever it runs in one.
+`isgd-jax compare` makes the runs of a method one after another, with one
+compiled program. This measures what `jax.vmap` over the seeds would gain or
+lose: a chase then runs in all seeds whenever it runs in one.
 """
 
 import argparse

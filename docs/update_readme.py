@@ -70,8 +70,8 @@ def results_section() -> str:
   num_worse = sum(bool(v.worse) for v in stationary)
   num_better = sum(bool(v.better) and not v.worse for v in stationary)
   return (
-    '**Streams** (prequential accuracy in percent, median of five seeds with its '
-    '95 % interval; every method with its own tuned rate):\n\n'
+    '**Streams** (prequential accuracy in percent, median of five seeds with '
+    'its 95 % interval; every method with its own tuned rate):\n\n'
     f'{tables.overview_table(rows)}\n\n'
     'Prequential loss is lower than with the random trigger in '
     f'{count(streams, "is_better_than_random")}, and no higher than with every '
@@ -79,10 +79,10 @@ def results_section() -> str:
     'than 1.2 times the gradient evaluations of the base in '
     f'{count(streams, "is_cheap")}.\n\n'
     '**Stationary data** (shuffled and skewed batches, wrong labels, rare '
-    'classes), at equal gradient evaluations: train loss, test loss and accuracy '
-    "are within the base optimizer's own seeds, or better, in "
-    f'{count(stationary, "is_harmless")} comparisons; all seeds agree on a gain '
-    f'in {num_better}, and on a loss in {num_worse}.\n\n'
+    'classes), at equal gradient evaluations: train loss, test loss and '
+    "accuracy are within the base optimizer's own seeds, or better, in "
+    f'{count(stationary, "is_harmless")} comparisons; all seeds agree on a '
+    f'gain in {num_better}, and on a loss in {num_worse}.\n\n'
     '[RESULTS.md](RESULTS.md) has every row: costs in seconds, tuning, further '
     'baselines, the ablation.'
   )
