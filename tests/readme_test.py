@@ -16,6 +16,7 @@ import isgd_jax
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 CHARTS = (ROOT / 'docs/charts.md').read_text()
+STREAMS = (ROOT / 'docs/streams.md').read_text()
 
 
 def test_the_tables_are_those_of_the_measured_files():
@@ -24,7 +25,7 @@ def test_the_tables_are_those_of_the_measured_files():
   )
   update_readme = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(update_readme)
-  for text in (README, CHARTS):
+  for text in (README, CHARTS, STREAMS):
     assert update_readme.render(text) == text
 
 
@@ -38,6 +39,21 @@ def test_the_code_about_charts_runs():
     state, reading = update(state, jnp.float32(loss))
     flags.append(bool(reading.is_above))
   assert flags == [False, False, True, False, False, True]
+
+
+def test_the_code_about_streams_runs():
+  (code,) = re.findall(r'```python\n(.*?)```', STREAMS, flags=re.DOTALL)
+  names = {}
+  # Optax's Adam mixes dtypes, as a user's promotion lets it.
+  with jax.numpy_dtype_promotion('standard'):
+    exec(code, names)
+  accuracies, info = names['accuracies'], names['info']
+  assert len(accuracies) == 400
+  # It has learned each concept again by the end of its segment.
+  for end in (100, 200, 300, 400):
+    assert sum(accuracies[end - 20 : end]) / 20 > 0.7
+  assert 0 < int(info.num_undertrained) < 80
+  assert int(info.num_gradient_evaluations) < 1.5 * 400
 
 
 def test_the_code_runs():
