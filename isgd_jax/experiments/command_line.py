@@ -175,9 +175,9 @@ class Compare:
   makes the tables and figures. The small forms take up to 20 minutes on two CPU
   cores; nothing else should run meanwhile, for seconds are measured.
 
-  Workloads: stationary-digits, stationary-fashion, sampling-bias, imbalance,
-  label-noise, drift-labels, drift-pixels, drift-gradual, drift-text,
-  input-bound, ablation.
+  Workloads: stationary-digits, stationary-fashion, paper-cifar10 (needs
+  --data-dir), sampling-bias, imbalance, label-noise, drift-labels,
+  drift-pixels, drift-gradual, drift-text, input-bound, ablation.
   """
 
   workload: tyro.conf.Positional[str]
@@ -202,6 +202,10 @@ class Compare:
   large: bool = False
   """The large form, for an accelerator."""
 
+  data_dir: str | None = None
+  """Folder of the data set's files, where they are not found by themselves:
+  Debian's packages of Fashion-MNIST, Shuttle and the texts are."""
+
   out: str = 'results'
   """Folder of the results; made if missing."""
 
@@ -216,6 +220,7 @@ class Compare:
       seeds=self.seeds,
       budget=self.budget,
       large=self.large,
+      data_dir=self.data_dir,
     )
     print(f'Results: {compare.compare(config, self.out)}')
 

@@ -36,6 +36,8 @@ class CompareConfig:
     budget: gradient evaluations (batches, on a stream) of a run; None takes
       each task's own.
     large: whether to take the form for an accelerator.
+    data_dir: where the files of the data set lie; None where they are looked
+      for by themselves.
   """
 
   workload: str
@@ -44,6 +46,7 @@ class CompareConfig:
   seeds: int = 5
   budget: int | None = None
   large: bool = False
+  data_dir: str | None = None
 
   @property
   def file_name(self) -> str:
@@ -78,7 +81,7 @@ class CompareConfig:
     )
     return [
       Plan(
-        task=task if self.budget is None else with_budget(task, self.budget),
+        task=self._fitted(task),
         base_optimizers=tuple(b for b in chosen if b not in LOSS_ADAPTIVE),
         methods=resolve_methods(self.methods or workload.methods),
         has_loss_adaptive=wants_adaptive,
@@ -89,6 +92,12 @@ class CompareConfig:
       )
       for task in workload.tasks
     ]
+
+  def _fitted(self, task: Task) -> Task:
+    """The task, of the size and from the place that were asked for."""
+    if self.budget is not None:
+      task = with_budget(task, self.budget)
+    return dataclasses.replace(task, data_dir=self.data_dir)
 
 
 def with_budget(task: Task, budget: int) -> Task:

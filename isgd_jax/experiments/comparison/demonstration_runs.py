@@ -57,7 +57,7 @@ def plan_runs(
   """
   for base in learning_rates:
     check_name('base optimizer', base, base_optimizer_names())
-  whole = _digest([dataclasses.asdict(task), dict(learning_rates), seed])
+  whole = _digest([task.numbers(), dict(learning_rates), seed])
   plan = {}
   for base, rate in learning_rates.items():
     for method in COMMON_METHODS + (_CONTROL,) * (base == 'sgd'):
@@ -68,7 +68,7 @@ def plan_runs(
         'method': method,
         'learning_rate': rate,
         'seed': seed,
-        'task_config': dataclasses.asdict(task),
+        'task_config': task.numbers(),
         'algorithm': {
           **dataclasses.asdict(config.algorithm),
           'decay_evaluations': config.decay_evaluations,

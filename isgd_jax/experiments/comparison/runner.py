@@ -184,7 +184,7 @@ class _Runner:
     task = self._plan.task
     config = entry.method.train_config(task, entry.base_optimizer, rate, seed)
     shared = {
-      'task': dataclasses.asdict(task),
+      'task': task.numbers(),
       'algorithm': self._algorithm(entry, config),
     }
     identity = _identity(task, entry, config, purpose)
@@ -270,7 +270,7 @@ def _identity(
 ) -> str:
   """Names a run by all that decides its outcome, but for the versions."""
   everything = {
-    'task': dataclasses.asdict(task),
+    'task': task.numbers(),
     'method': config.method,
     'algorithm': dataclasses.asdict(config.algorithm),
     'base': config.base_optimizer,

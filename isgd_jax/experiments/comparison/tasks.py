@@ -17,6 +17,7 @@ import numpy as np
 
 from isgd_jax.experiments import streams
 from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments.datasets import Dataset
 from isgd_jax.experiments.datasets import load_dataset
 from isgd_jax.experiments.datasets import load_texts
 from isgd_jax.experiments.models import Model
@@ -63,6 +64,8 @@ class Task:
     seconds_per_batch: of a source that is slower than the step; 0 for none. The
       budget is then one of batches, not of gradient evaluations.
     is_balanced: whether accuracy is the mean over the classes.
+    data_dir: where the files of the data set (or the texts) lie; None where
+      they are looked for by themselves.
   """
 
   name: str
@@ -87,6 +90,15 @@ class Task:
   sequence_length: int = 64
   seconds_per_batch: float = 0.0
   is_balanced: bool = False
+  data_dir: str | None = None
+
+  def numbers(self) -> dict[str, Any]:
+    """All that makes it this task; where its files lie does not."""
+    return {
+      name: value
+      for name, value in dataclasses.asdict(self).items()
+      if name != 'data_dir'
+    }
 
   @property
   def is_stream(self) -> bool:
@@ -140,7 +152,7 @@ def build_task_model(task: Task) -> Model:
   """
   if task.order == 'texts':
     return build_model(task.model, (task.sequence_length,), 256)
-  dataset = load_dataset(task.dataset)
+  dataset = _load(task.dataset, task.data_dir)
   return build_model(task.model, dataset.example_shape, dataset.num_classes)
 
 
@@ -163,7 +175,7 @@ def build_stream(
   rng = np.random.default_rng(seed)
   if task.order == 'texts':
     return streams.switching_texts(
-      list(_texts().values()),
+      list(_texts(task.data_dir).values()),
       sequence_length=task.sequence_length,
       batch_size=task.batch_size,
       num_segments=task.num_segments,
@@ -171,20 +183,22 @@ def build_stream(
       rng=rng,
     )
   if task.order == 'drift':
-    everything = _everything(task.dataset)
+    everything = _everything(task.dataset, task.data_dir)
     return streams.drifting_stream(
       *everything,
       batch_size=task.batch_size,
       num_segments=task.num_segments,
       batches_per_segment=task.batches_per_segment,
-      num_classes=_num_classes(task.dataset),
+      num_classes=_num_classes(task.dataset, task.data_dir),
       drift='pixels' if task.drift == 'pixels' else 'labels',
       transition_batches=task.transition_batches,
       rng=rng,
     )
   inputs, labels = _train_part(task)
   if task.label_noise:
-    labels = _with_noise(labels, _num_classes(task.dataset), task, rng)
+    labels = _with_noise(
+      labels, _num_classes(task.dataset, task.data_dir), task, rng
+    )
   if task.order == 'reshuffled' or is_reshuffled:
     stream = streams.shuffled_epochs(
       inputs,
@@ -258,7 +272,7 @@ def build_evaluation(
       f'the {len(held_out.labels)} examples that a {purpose} run of num_train='
       f'{task.num_train} is judged on; lower num_test or num_train'
     )
-  num_classes = _num_classes(task.dataset)
+  num_classes = _num_classes(task.dataset, task.data_dir)
 
   def evaluate(params: Any) -> Measures:
     train_loss, _ = _judge(model, params, train, num_classes, False)
@@ -315,47 +329,60 @@ def _class_sums(
 
 
 @functools.cache
-def _ordered(dataset: str) -> Parts:
+def _load(dataset: str, data_dir: str | None) -> Dataset[Any]:
+  return load_dataset(dataset, data_dir=data_dir)
+
+
+@functools.cache
+def _ordered(dataset: str, data_dir: str | None) -> Parts:
   """The train part in one fixed random order, so that classes are mixed."""
-  train = load_dataset(dataset).train
+  train = _load(dataset, data_dir).train
   order = np.random.default_rng(_SPLIT_SEED).permutation(len(train))
   return _as_parts(train.images[order], train.labels[order])
 
 
 def _train_part(task: Task) -> Parts:
-  return Parts(*(x[: task.num_train] for x in _ordered(task.dataset)))
+  return Parts(
+    *(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))
+  )
 
 
 def _validation_part(task: Task) -> Parts:
   end = task.num_train + task.num_test
-  return Parts(*(x[task.num_train : end] for x in _ordered(task.dataset)))
+  return Parts(
+    *(x[task.num_train : end] for x in _ordered(task.dataset, task.data_dir))
+  )
 
 
 def _test_part(task: Task) -> Parts:
-  return Parts(*(x[: task.num_test] for x in _test(task.dataset)))
+  return Parts(
+    *(x[: task.num_test] for x in _test(task.dataset, task.data_dir))
+  )
 
 
 @functools.cache
-def _test(dataset: str) -> Parts:
-  test = load_dataset(dataset).test
+def _test(dataset: str, data_dir: str | None) -> Parts:
+  test = _load(dataset, data_dir).test
   return _as_parts(test.images, test.labels)
 
 
 @functools.cache
-def _everything(dataset: str) -> Parts:
+def _everything(dataset: str, data_dir: str | None) -> Parts:
   """Train and test parts in one: a stream is judged before training on it."""
-  parts = zip(_ordered(dataset), _test(dataset), strict=True)
+  parts = zip(
+    _ordered(dataset, data_dir), _test(dataset, data_dir), strict=True
+  )
   return Parts(*map(np.concatenate, parts))
 
 
 @functools.cache
-def _texts() -> dict[str, np.ndarray]:
-  return load_texts()
+def _texts(data_dir: str | None) -> dict[str, np.ndarray]:
+  return load_texts(data_dir)
 
 
 @functools.cache
-def _num_classes(dataset: str) -> int:
-  return load_dataset(dataset).num_classes
+def _num_classes(dataset: str, data_dir: str | None) -> int:
+  return _load(dataset, data_dir).num_classes
 
 
 def _as_parts(images: np.ndarray, labels: np.ndarray) -> Parts:

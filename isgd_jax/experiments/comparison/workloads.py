@@ -134,6 +134,31 @@ _WORKLOADS = (
     num_tuning_seeds=1,
   ),
   Workload(
+    'paper-cifar10',
+    "Caffe's CIFAR-10 quick network, the paper's CIFAR-10 set-up",
+    (
+      Task(
+        'paper-cifar10/quick',
+        'CIFAR-10 quick',
+        dataset='cifar10',
+        model='cifar10-quick',
+        order='cycle',
+        batch_size=100,
+        window_size=50,
+        schedule='decayed',
+        num_train=5_000,
+        num_test=1_000,
+        num_epochs=6,
+        num_evaluations=12,
+      ),
+    ),
+    base_optimizers=('momentum',),
+    methods=_STATIONARY_METHODS,
+    has_loss_adaptive=False,
+    num_rates=3,
+    num_tuning_seeds=1,
+  ),
+  Workload(
     'sampling-bias',
     'Fixed batches of uneven class mixes, Fashion-MNIST',
     (
@@ -301,6 +326,13 @@ LARGE_WORKLOADS = {
     has_loss_adaptive=True,
     num_rates=6,
     num_tuning_seeds=2,
+  ),
+  'paper-cifar10': _enlarged(
+    WORKLOADS['paper-cifar10'],
+    num_train=45_000,
+    num_test=5_000,
+    window_size=450,
+    num_epochs=15,
   ),
   'sampling-bias': _enlarged(
     WORKLOADS['sampling-bias'], **_ALL_OF_FASHION, num_epochs=15
