@@ -128,7 +128,9 @@ _WORKLOADS = (
     "LeNet on Fashion-MNIST, the paper's MNIST set-up",
     (_lenet('stationary-fashion/lenet', 'LeNet'),),
     base_optimizers=('momentum',),
-    methods=_STATIONARY_METHODS,
+    methods=(
+      *('base', 'base-constant', 'twice', 'isgd', 'random', 'paper-isgd'),
+    ),
     has_loss_adaptive=False,
     num_rates=3,
     num_tuning_seeds=1,
@@ -176,6 +178,7 @@ _WORKLOADS = (
     ),
     methods=_STATIONARY_METHODS,
     num_rates=5,
+    num_tuning_seeds=1,
   ),
   Workload(
     'imbalance',
@@ -322,6 +325,7 @@ LARGE_WORKLOADS = {
     _enlarged(
       WORKLOADS['stationary-fashion'], **_ALL_OF_FASHION, num_epochs=15
     ),
+    methods=_STATIONARY_METHODS,
     base_optimizers=('sgd', 'momentum', 'nesterov', 'adam'),
     has_loss_adaptive=True,
     num_rates=6,
