@@ -1,6 +1,7 @@
 # make demo: ISGD on real data, one table and two figures.
 # make test: the test suite.
 # make test-slow: what takes minutes, runs killed twenty times among it.
+# make results: every comparison that RESULTS.md reports, an hour or two.
 # All need Python >= 3.11 and make, and install the rest into .venv.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= isgd-demo
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench results clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
@@ -34,8 +35,20 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/step_cost.py --out benchmarks/step_cost.jsonl
 	$(BIN)/python benchmarks/chart_cost.py --out benchmarks/chart_cost.jsonl
 	$(BIN)/python benchmarks/data_parallel_cost.py --out benchmarks/data_parallel_cost.jsonl
+	$(BIN)/python benchmarks/many_seeds.py --out benchmarks/many_seeds.jsonl
 	$(BIN)/python benchmarks/training_run.py --out benchmarks/training_run.jsonl
 	$(BIN)/python benchmarks/batch_size_validation.py --out benchmarks/batch_size_validation.jsonl
+
+# What is on record in results/ is not repeated.
+workloads := stationary-digits stationary-fashion sampling-bias imbalance \
+  label-noise drift-labels drift-pixels drift-gradual drift-text input-bound
+results: $(VENV)/.experiments
+	for workload in $(workloads); do \
+	  $(BIN)/isgd-jax compare $$workload --out results || exit; done
+	$(BIN)/isgd-jax compare ablation --seeds 3 --out results
+	$(BIN)/isgd-jax demonstrate --out results
+	$(BIN)/isgd-jax report results
+	$(BIN)/python docs/update_readme.py
 
 clean:
 	rm -rf $(VENV) build dist
