@@ -1,15 +1,20 @@
 """Markdown tables of a comparison, from its rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 import statistics
 
 from isgd_jax.experiments.comparison import rows as rows_lib
 from isgd_jax.experiments.comparison import verdicts
 from isgd_jax.experiments.comparison.figures import METHOD_STYLES
+from isgd_jax.experiments.comparison.figures import method_styles
 from isgd_jax.experiments.comparison.rows import Row
 from isgd_jax.experiments.comparison.rows import Rows
 from isgd_jax.experiments.comparison.statistics import Interval
+
+
+_LOSS_DIGITS = 3
+_SMALL_LOSS = 0.01
 
 
 def markdown_table(
@@ -63,21 +68,22 @@ def task_table(rows: Rows, task: str) -> str:
 
 _COST_TITLES = (
   *('evaluations', 'seconds', 'flagged, %', 'steps a chase'),
-  *('spent chasing, %', 'rate'),
+  *('extra evaluations, %', 'rate'),
 )
 
 
 def _line(rows: Rows, row: Row) -> list[str]:
   """The cells of one method."""
-  title = METHOD_STYLES[row.method].title
+  title = _title(row.method)
   if row.base in METHOD_STYLES:
-    name = METHOD_STYLES[row.base].title
+    name = _title(row.base)
   else:
-    name = f'{row.base}, {title}' if row.method != 'base' else row.base
+    of_base = title.removeprefix('base, ')
+    name = row.base if row.method == 'base' else f'{row.base}, {of_base}'
   goal = rows_lib.target(rows, row.task, row.base)
   costs = None if goal is None else rows_lib.costs(row, goal)
-  loss = spread(row.interval('loss'), 3)
-  accuracy = spread(row.interval('accuracy'), 1, 100.0)
+  loss = _result(row, 'loss')
+  accuracy = _result(row, 'accuracy')
   if row.is_stream:
     cells = [
       loss,
@@ -87,12 +93,15 @@ def _line(rows: Rows, row: Row) -> list[str]:
   else:
     cells = [
       loss,
-      spread(row.interval('train_loss'), 3),
+      _result(row, 'train_loss'),
       accuracy,
       '' if costs is None else _cost(costs.evaluations.values(), 0),
       '' if costs is None else _cost(costs.seconds.values(), 2),
     ]
-  has_chart = row.method.startswith(('isgd', 'paper-isgd', 'skip'))
+  # The random trigger's chart is not what it acts on.
+  kind = row.first['algorithm']['kind']
+  has_chart = kind in ('isgd', 'paper-isgd', 'skip')
+  has_chases = has_chart and kind != 'skip'
   per_flag = row.steps_per_flag
   edge = '*' if row.is_rate_at_edge else ''
   return [
@@ -101,10 +110,25 @@ def _line(rows: Rows, row: Row) -> list[str]:
     f'{row.median("num_gradient_evaluations"):.0f}',
     f'{row.median("run_seconds"):.2f}',
     f'{100 * row.median("share_undertrained"):.1f}' if has_chart else '',
-    f'{per_flag:.1f}' if has_chart and math.isfinite(per_flag) else '',
+    f'{per_flag:.1f}' if has_chases and math.isfinite(per_flag) else '',
     f'{100 * row.share_chasing:.1f}' if row.share_chasing else '',
     f'{row.learning_rate:g}{edge}',
   ]
+
+
+def _title(method: str) -> str:
+  return method_styles([method])[method].title
+
+
+def _result(row: Row, name: str) -> str:
+  """What the runs of a row reached; of an accuracy, in percent."""
+  interval = row.interval(name)
+  # The better end.
+  if math.isinf(interval.high if name == 'accuracy' else interval.low):
+    return 'diverged'
+  return (
+    spread(interval, 1, 100.0) if name == 'accuracy' else spread(interval, 3)
+  )
 
 
 def stream_verdict_table(found: Sequence[verdicts.StreamVerdict]) -> str:
@@ -123,7 +147,7 @@ def stream_verdict_table(found: Sequence[verdicts.StreamVerdict]) -> str:
   ]
   lines = []
   for v in found:
-    ratio = f'{v.evaluation_ratio:.2f}'
+    ratio = f'{v.evaluation_ratio:.3f}'
     lines.append(
       [
         f'{v.task}, {v.base}',
@@ -190,7 +214,8 @@ def ablation_tables(rows: Rows, variants: Sequence[str]) -> str:
     variants: names, in order.
 
   Returns:
-    Two Markdown tables, one of the streams and one of the stationary tasks.
+    Two Markdown tables, one of the streams and one of the stationary tasks;
+    one where there are none of the other.
   """
   columns = list(dict.fromkeys((task, base) for task, base, _ in rows))
   parts = []
@@ -204,17 +229,20 @@ def ablation_tables(rows: Rows, variants: Sequence[str]) -> str:
         if (r.task, r.base) == (task, base)
       )
     ]
+    if not chosen:
+      continue
     header = ['variant', *(f'{task}, {base}' for task, base in chosen)]
     lines = []
     for variant in variants:
       cells = []
       for task, base in chosen:
         row = rows.get((task, base, variant))
-        if row is None:
+        # Where the base's own runs are not finished, there is no ratio.
+        if row is None or math.isnan(
+          loss := verdicts.relative_to_base(rows, row, 'loss')
+        ):
           cells.append('')
-          continue
-        loss = verdicts.relative_to_base(rows, row, 'loss')
-        if is_stream:
+        elif is_stream:
           spent = verdicts.relative_to_base(
             rows, row, 'num_gradient_evaluations'
           )
@@ -234,7 +262,7 @@ def ablation_tables(rows: Rows, variants: Sequence[str]) -> str:
   return '\n\n'.join(parts)
 
 
-def profile_table(scores: dict[str, float]) -> str:
+def profile_table(scores: Mapping[str, float]) -> str:
   """One number a method.
 
   Args:
@@ -246,7 +274,7 @@ def profile_table(scores: dict[str, float]) -> str:
   ranked = sorted(scores.items(), key=lambda item: -item[1])
   return markdown_table(
     ['method', 'score'],
-    [[METHOD_STYLES[name].title, f'{score:.3f}'] for name, score in ranked],
+    [[_title(name), f'{score:.3f}'] for name, score in ranked],
   )
 
 
@@ -280,15 +308,20 @@ def _cost(values: Iterable[float], digits: int) -> str:
   num_missed = sum(map(math.isinf, values))
   median = statistics.median_high(values)
   text = _number(median, digits) if math.isfinite(median) else 'missed'
+  if num_missed == len(values):
+    return 'missed'
   if num_missed:
-    return f'{text} ({num_missed} of {len(values)} missed)'
-  return f'{text} [{_number(min(values), digits)}, ' + (
-    f'{_number(max(values), digits)}]'
-  )
+    verb = ' missed' if math.isfinite(median) else ''
+    return f'{text} ({num_missed} of {len(values)}{verb})'
+  return spread(Interval(median, min(values), max(values)), digits)
 
 
 def _number(value: float, digits: int, *, signed: bool = False) -> str:
   """The number; an infinity as `inf`."""
   if not math.isfinite(value):
     return ('+' if signed and value > 0 else '-' if value < 0 else '') + 'inf'
-  return f'{value:{"+" if signed else ""}.{digits}f}'
+  sign = '+' if signed else ''
+  # A small loss would be 0.000, as would one of half its size.
+  if digits == _LOSS_DIGITS and not signed and 0 < value < _SMALL_LOSS:
+    return f'{value:.2g}'
+  return f'{value:{sign}.{digits}f}'
