@@ -1,4 +1,4 @@
-"""The curves of one task, from its rows: accuracy along the runs."""
+"""The curves of one task, from its rows: how good it is along the runs."""
 
 from collections.abc import Mapping
 import pathlib
@@ -79,7 +79,7 @@ def _draw_training(
   config: Mapping[str, Any],
   task: str,
 ) -> None:
-  """Test accuracy over what it cost."""
+  """Test error over what it cost."""
   # Behind a slow source an extra evaluation costs no time: seconds tell.
   column = _SECONDS if config['seconds_per_batch'] else _EVALUATIONS
   goals = {base: target(rows, task, base) for base in drawn}
@@ -90,10 +90,10 @@ def _draw_training(
       for base, of_base in drawn.items()
     },
     axis='seconds' if column == _SECONDS else 'gradient evaluations',
-    title=f'{task}: test accuracy',
-    y_title='accuracy (%)',
-    higher_is_better=True,
-    target={b: 100 * g for b, g in goals.items() if g is not None},
+    title=f'{task}: test error',
+    y_title='error (%)',
+    log_y=True,  # Where methods differ, all are near zero.
+    target={b: 100 * (1 - g) for b, g in goals.items() if g is not None},
   )
 
 
@@ -106,11 +106,11 @@ def _accuracies(row: Row, size: int) -> np.ndarray:
 
 
 def _training(row: Row, column: int) -> list[figures.Curve]:
-  """Accuracy in percent over a column of the evaluations, a curve a seed."""
+  """Error in percent over a column of the evaluations, a curve a seed."""
   return [
     figures.Curve(
       np.array([e[column] for e in run['evaluations']], np.float64),
-      100 * np.array([e[_ACCURACY] for e in run['evaluations']], np.float64),
+      100 - 100 * np.array([e[_ACCURACY] for e in run['evaluations']], float),
     )
     for run in row.runs.values()
   ]

@@ -23,9 +23,9 @@ from isgd_jax.experiments.comparison.workloads import WORKLOADS
 _ABLATION = 'ablation'
 
 _RULES = (
-  'Two costs, always: gradient evaluations (each value-and-gradient of a batch, '
-  'counted in the training step), and seconds of training (reading the batches '
-  'included; compilation and the evaluation of the network left out). Extra '
+  'Two costs, always: gradient evaluations (each value-and-gradient of a batch,'
+  ' counted in the training step), and seconds of training (reading the'
+  ' batches included; compilation and the evaluation of the network left out). Extra '
   'evaluations are those beyond the first of each batch.',
   'Each method over each base optimizer has its learning rate tuned, by the '
   'loss, on the same grid with the same number of runs, on seeds and held-out '
@@ -33,11 +33,11 @@ _RULES = (
   'its grid.',
   'Stationary tasks: the same number of gradient evaluations for all methods '
   '(of batches, where the source is slower than the step), and, but for the '
-  'rows that say constant, a rate that falls to zero over them. Target: 99 % of '
-  'the accuracy that the tuned base optimizer had in its tuning runs.',
+  'rows that say constant, a rate that falls to zero over them. Target: 99 % of'
+  ' the accuracy that the tuned base optimizer had in its tuning runs.',
   'Streams: one pass, each batch judged before training on it, a constant rate '
-  'but for the row that says decayed. Recovery: batches from a change until the '
-  'mean accuracy of ten is at 90 % of the best that the tuned base optimizer '
+  'but for the row that says decayed. Recovery: batches from a change until the'
+  ' mean accuracy of ten is at 90 % of the best that the tuned base optimizer '
   'has within a segment; the median over the changes.',
 )
 

@@ -12,7 +12,6 @@ from isgd_jax.experiments.comparison.rows import Row
 from isgd_jax.experiments.comparison.rows import Rows
 from isgd_jax.experiments.comparison.statistics import Interval
 
-
 _LOSS_DIGITS = 3
 _SMALL_LOSS = 0.01
 
@@ -323,5 +322,5 @@ def _number(value: float, digits: int, *, signed: bool = False) -> str:
   sign = '+' if signed else ''
   # A small loss would be 0.000, as would one of half its size.
   if digits == _LOSS_DIGITS and not signed and 0 < value < _SMALL_LOSS:
-    return f'{value:.2g}'
+    return f'{value:#.2g}'
   return f'{value:{sign}.{digits}f}'

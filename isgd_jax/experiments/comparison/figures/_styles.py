@@ -160,9 +160,10 @@ def plain_log_axis(axis: Any) -> None:
 
 
 def legend_below(
-  figure: 'Figure', axes: Iterable['Axes'], ncols: int = 4
+  figure: 'Figure', axes: Iterable['Axes'], ncols: int | None = None
 ) -> None:
-  """One legend below all panels, each label once."""
+  """One legend below all panels, each label once; None takes what fits."""
+  ncols = ncols or max(3, int(figure.get_figwidth() / 1.8))
   by_label = {}
   for ax in axes:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
