@@ -25,8 +25,8 @@ _ABLATION = 'ablation'
 _RULES = (
   'Two costs, always: gradient evaluations (each value-and-gradient of a batch,'
   ' counted in the training step), and seconds of training (reading the'
-  ' batches included; compilation and the evaluation of the network left out). Extra '
-  'evaluations are those beyond the first of each batch.',
+  ' batches included; compilation and the evaluation of the network left out).'
+  ' Extra evaluations are those beyond the first of each batch.',
   'Each method over each base optimizer has its learning rate tuned, by the '
   'loss, on the same grid with the same number of runs, on seeds and held-out '
   'data apart from those that are reported. A rate marked * is at the edge of '
