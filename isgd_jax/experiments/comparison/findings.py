@@ -6,7 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from isgd_jax.experiments._errors import InputError
-from isgd_jax.experiments.comparison import tables
+from isgd_jax.experiments.comparison import markdown
 from isgd_jax.experiments.comparison.records import read_runs
 from isgd_jax.experiments.comparison.rows import Record
 from isgd_jax.experiments.comparison.rows import Rows
@@ -162,7 +162,7 @@ def describe_provenance(found: Iterable[Finding]) -> str:
     for row in rows:
       grid = row.first['algorithm']['grid']
       grids[row.base] = max(grid, grids.get(row.base, []), key=len)
-  text = tables.markdown_table(
+  text = markdown.markdown_table(
     [
       *('workload', 'where', 'seeds', 'seconds of the reported runs'),
       'seconds of compilation, tuning included',

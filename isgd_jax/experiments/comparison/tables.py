@@ -1,43 +1,15 @@
 """Markdown tables of a comparison, from its rows."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import math
-import statistics
 
+from isgd_jax.experiments.comparison import markdown
 from isgd_jax.experiments.comparison import rows as rows_lib
 from isgd_jax.experiments.comparison import verdicts
 from isgd_jax.experiments.comparison.figures import METHOD_STYLES
 from isgd_jax.experiments.comparison.figures import method_styles
 from isgd_jax.experiments.comparison.rows import Row
 from isgd_jax.experiments.comparison.rows import Rows
-from isgd_jax.experiments.comparison.statistics import Interval
-
-_LOSS_DIGITS = 3
-_SMALL_LOSS = 0.01
-
-
-def markdown_table(
-  header: Sequence[str], lines: Iterable[Sequence[str]]
-) -> str:
-  """A Markdown table; the first column is left-aligned, the others right.
-
-  Args:
-    header: one title a column.
-    lines: one text a cell.
-
-  Returns:
-    The text.
-
-  Example:
-    >>> print(markdown_table(['a', 'b'], [['x', '1']]))
-    | a | b |
-    | :-- | --: |
-    | x | 1 |
-  """
-  rule = [':--', *['--:'] * (len(header) - 1)]
-  return '\n'.join(
-    '| ' + ' | '.join(cells) + ' |' for cells in (header, rule, *lines)
-  )
 
 
 def task_table(rows: Rows, task: str) -> str:
@@ -62,7 +34,7 @@ def task_table(rows: Rows, task: str) -> str:
       *('evaluations to target', 'seconds to target'),
       *_COST_TITLES,
     ]
-  return markdown_table(header, [_line(rows, row) for row in of_task])
+  return markdown.markdown_table(header, [_line(rows, row) for row in of_task])
 
 
 _COST_TITLES = (
@@ -87,15 +59,15 @@ def _line(rows: Rows, row: Row) -> list[str]:
     cells = [
       loss,
       accuracy,
-      '' if costs is None else _cost(costs.batches.values(), 0),
+      '' if costs is None else markdown.cost(costs.batches.values(), 0),
     ]
   else:
     cells = [
       loss,
       _result(row, 'train_loss'),
       accuracy,
-      '' if costs is None else _cost(costs.evaluations.values(), 0),
-      '' if costs is None else _cost(costs.seconds.values(), 2),
+      '' if costs is None else markdown.cost(costs.evaluations.values(), 0),
+      '' if costs is None else markdown.cost(costs.seconds.values(), 2),
     ]
   # The random trigger's chart is not what it acts on.
   kind = row.first['algorithm']['kind']
@@ -126,7 +98,9 @@ def _result(row: Row, name: str) -> str:
   if math.isinf(interval.high if name == 'accuracy' else interval.low):
     return 'diverged'
   return (
-    spread(interval, 1, 100.0) if name == 'accuracy' else spread(interval, 3)
+    markdown.spread(interval, 1, 100.0)
+    if name == 'accuracy'
+    else markdown.spread(interval, 3)
   )
 
 
@@ -150,16 +124,18 @@ def stream_verdict_table(found: Sequence[verdicts.StreamVerdict]) -> str:
     lines.append(
       [
         f'{v.task}, {v.base}',
-        spread(v.isgd, 3),
+        markdown.spread(v.isgd, 3),
         ratio if v.is_cheap else f'**{ratio}**',
-        spread(v.versus['base'], 3, signed=True),
-        spread(v.versus['twice'], 3, signed=True),
-        spread(v.versus['random'], 3, signed=True),
-        spread(v.versus['skip'], 3, signed=True) if 'skip' in v.versus else '',
+        markdown.spread(v.versus['base'], 3, signed=True),
+        markdown.spread(v.versus['twice'], 3, signed=True),
+        markdown.spread(v.versus['random'], 3, signed=True),
+        markdown.spread(v.versus['skip'], 3, signed=True)
+        if 'skip' in v.versus
+        else '',
         'met' if v.is_met else '**missed**',
       ]
     )
-  return markdown_table(header, lines)
+  return markdown.markdown_table(header, lines)
 
 
 def stationary_verdict_table(
@@ -189,10 +165,10 @@ def stationary_verdict_table(
     for name, (median, low, high, _) in v.measures.items():
       scale, digits = (100.0, 1) if name == 'accuracy' else (1.0, 3)
       low, high = sorted((low, high))
-      cells.append(
-        f'{_number(median * scale, digits)} '
-        f'({_number(low * scale, digits)} to {_number(high * scale, digits)})'
+      least, median, greatest = (
+        markdown.number(x * scale, digits) for x in (low, median, high)
       )
+      cells.append(f'{median} ({least} to {greatest})')
     lines.append(
       [
         f'{v.task}, {v.base}, {v.schedule}',
@@ -202,7 +178,7 @@ def stationary_verdict_table(
         'met' if v.is_harmless else '**missed**',
       ]
     )
-  return markdown_table(header, lines)
+  return markdown.markdown_table(header, lines)
 
 
 def ablation_tables(rows: Rows, variants: Sequence[str]) -> str:
@@ -245,10 +221,12 @@ def ablation_tables(rows: Rows, variants: Sequence[str]) -> str:
           spent = verdicts.relative_to_base(
             rows, row, 'num_gradient_evaluations'
           )
-          cells.append(f'{_number(loss, 2)} at {spent:.2f}')
+          cells.append(f'{markdown.number(loss, 2)} at {spent:.2f}')
         else:
           train = verdicts.relative_to_base(rows, row, 'train_loss')
-          cells.append(f'{_number(loss, 3)} / {_number(train, 3)}')
+          cells.append(
+            f'{markdown.number(loss, 3)} / {markdown.number(train, 3)}'
+          )
       lines.append([variant, *cells])
     title = (
       'Streams: prequential loss, and gradient evaluations, of the base '
@@ -257,7 +235,7 @@ def ablation_tables(rows: Rows, variants: Sequence[str]) -> str:
       else "Stationary: test loss / train loss, of the base optimizer's, at "
       'equal gradient evaluations.'
     )
-    parts.append(f'{title}\n\n{markdown_table(header, lines)}')
+    parts.append(f'{title}\n\n{markdown.markdown_table(header, lines)}')
   return '\n\n'.join(parts)
 
 
@@ -271,56 +249,7 @@ def profile_table(scores: Mapping[str, float]) -> str:
     A Markdown table, best first.
   """
   ranked = sorted(scores.items(), key=lambda item: -item[1])
-  return markdown_table(
+  return markdown.markdown_table(
     ['method', 'score'],
     [[_title(name), f'{score:.3f}'] for name, score in ranked],
   )
-
-
-def spread(
-  interval: Interval, digits: int, scale: float = 1.0, *, signed: bool = False
-) -> str:
-  """`median [low, high]`.
-
-  Args:
-    interval: the numbers.
-    digits: behind the point.
-    scale: what they are multiplied by.
-    signed: whether to show a plus.
-
-  Returns:
-    The text; infinities are `inf`.
-
-  Example:
-    >>> spread(Interval(0.5, 0.25, math.inf), 1, 100.0)
-    '50.0 [25.0, inf]'
-  """
-  median, low, high = (
-    _number(x * scale, digits, signed=signed) for x in interval
-  )
-  return f'{median} [{low}, {high}]'
-
-
-def _cost(values: Iterable[float], digits: int) -> str:
-  """Median and range over the seeds; how many runs missed, if any."""
-  values = list(values)
-  num_missed = sum(map(math.isinf, values))
-  median = statistics.median_high(values)
-  text = _number(median, digits) if math.isfinite(median) else 'missed'
-  if num_missed == len(values):
-    return 'missed'
-  if num_missed:
-    verb = ' missed' if math.isfinite(median) else ''
-    return f'{text} ({num_missed} of {len(values)}{verb})'
-  return spread(Interval(median, min(values), max(values)), digits)
-
-
-def _number(value: float, digits: int, *, signed: bool = False) -> str:
-  """The number; an infinity as `inf`."""
-  if not math.isfinite(value):
-    return ('+' if signed and value > 0 else '-' if value < 0 else '') + 'inf'
-  sign = '+' if signed else ''
-  # A small loss would be 0.000, as would one of half its size.
-  if digits == _LOSS_DIGITS and not signed and 0 < value < _SMALL_LOSS:
-    return f'{value:#.2g}'
-  return f'{value:{sign}.{digits}f}'

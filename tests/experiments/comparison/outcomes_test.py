@@ -1,6 +1,7 @@
 """What is kept of a run can be drawn and counted again."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.experiments.comparison.synthetic import CYCLE
 from tests.experiments.comparison.synthetic import STREAM
 
 
-def result_of(num_steps, loss=1.0, accuracy=0.5, evaluations=()):
+def result_of(num_steps, loss=1.0, accuracy: Any = 0.5, evaluations=()):
   """A run with three evaluations in its last step, and one in the others."""
   spent = np.ones(num_steps, int)
   spent[-1] = 3

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 from isgd_jax.experiments.comparison.contestants import METHODS
 from isgd_jax.experiments.comparison.records import Store
@@ -65,7 +66,7 @@ class Folder:
       'compile_seconds': 1.0,
       'is_diverged': loss is None,
     }
-    record = {'extra_steps': {'0': 400}}
+    record: dict[str, Any] = {'extra_steps': {'0': 400}}
     if task.is_stream:
       record['recovery'] = RECOVERY
       record['accuracy_curve'] = [0.5] * 50

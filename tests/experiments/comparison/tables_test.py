@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from isgd_jax.experiments.comparison import markdown
 from isgd_jax.experiments.comparison import tables
 from isgd_jax.experiments.comparison import verdicts
 from isgd_jax.experiments.comparison.statistics import Interval
@@ -188,7 +189,7 @@ def test_the_best_score_is_first():
   ],
 )
 def test_spread(interval, signed, expected):
-  assert tables.spread(Interval(*interval), 3, signed=signed) == expected
+  assert markdown.spread(Interval(*interval), 3, signed=signed) == expected
 
 
 def test_input_bound_tasks_have_targets_in_seconds(folder):

@@ -25,7 +25,7 @@ def folder(tmp_path):
 # Streams
 
 
-def fill_stream(folder, *, evaluations=480, **changes):
+def fill_stream(folder, **changes):
   """Rows on a stream where ISGD meets the bar, but for what is changed."""
   losses = {
     'base': [2.0, 3.0, 4.0],
@@ -33,6 +33,7 @@ def fill_stream(folder, *, evaluations=480, **changes):
     'random': [1.5, 2.5, 4.5],
     'isgd': [1.0, 2.0, 3.0],
   }
+  evaluations = changes.pop('evaluations', 480)
   for method, of_seeds in (losses | changes).items():
     spent = evaluations if method in ('isgd', 'random') else 400
     folder.row(STREAM, 'sgd', method, of_seeds, num_gradient_evaluations=spent)
