@@ -12,6 +12,7 @@ from isgd_jax.experiments.comparison import rows as rows_lib
 from isgd_jax.experiments.comparison.rows import Row
 from isgd_jax.experiments.comparison.rows import Rows
 from isgd_jax.experiments.comparison.statistics import Interval
+from isgd_jax.experiments.comparison.statistics import Verdict
 from isgd_jax.experiments.comparison.statistics import paired_difference
 from isgd_jax.experiments.comparison.statistics import verdict
 
@@ -95,11 +96,13 @@ def stream_verdicts(rows: Rows) -> list[StreamVerdict]:
   for (task, base, method), row in rows.items():
     if method != 'isgd' or not row.is_stream:
       continue
-    versus = {
-      other: paired_difference(*paired)
+    pairs = {
+      other: paired
       for other in ('base', 'base-decayed', 'twice', 'random', 'skip')
       if (paired := _paired(row, rows.get((task, base, other)), 'loss'))
     }
+    versus = {other: paired_difference(*pairs[other]) for other in pairs}
+    found = {o: _verdict(versus[o], len(pairs[o][0])) for o in pairs}
     if not {'base', 'twice', 'random'} <= versus.keys():
       continue
     ratio = relative_to_base(rows, row, 'num_gradient_evaluations')
@@ -110,8 +113,8 @@ def stream_verdicts(rows: Rows) -> list[StreamVerdict]:
         isgd=row.interval('loss'),
         versus=versus,
         evaluation_ratio=ratio,
-        is_no_worse_than_twice=verdict(versus['twice']) != 'higher',
-        is_better_than_random=verdict(versus['random']) == 'lower',
+        is_no_worse_than_twice=found['twice'] != 'higher',
+        is_better_than_random=found['random'] == 'lower',
         is_cheap=ratio <= MAX_EVALUATION_RATIO,
       )
     )
@@ -150,9 +153,10 @@ def stationary_verdicts(rows: Rows) -> list[StationaryVerdict]:
       difference = paired_difference(ours, theirs)
       measures[name] = sign * median, sign * low, sign * high, difference
       is_harmless &= median <= high
-      if verdict(difference) == 'lower':
+      found = _verdict(difference, len(ours))
+      if found == 'lower':
         better.append(name)
-      elif verdict(difference) == 'higher':
+      elif found == 'higher':
         worse.append(name)
     verdicts.append(
       StationaryVerdict(
@@ -194,6 +198,11 @@ def profile_costs(rows: Rows) -> dict[str, dict[str, float]]:
     problem: {m: c for m, c in of.items() if m in common}
     for problem, of in costs.items()
   }
+
+
+def _verdict(difference: Interval, num_seeds: int) -> Verdict:
+  """What an interval says; that of one seed has no length, and says nothing."""
+  return verdict(difference) if num_seeds > 1 else 'no different'
 
 
 def _paired(

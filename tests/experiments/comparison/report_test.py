@@ -193,6 +193,10 @@ def test_a_report_of_diverged_runs_has_words_for_them(folder, out):
     diverged = {'recovery': [[], [], []], 'accuracy_curve': [None] * 50}
     folder.row(STREAM, 'adam', method, [None], [None] * 3, **diverged)
     folder.run(STREAM, 'adam', method, 'reporting', 0.1, 1000, None, **diverged)
+  # And one that is always right, on the axis of a logarithm.
+  right = [[350, 1.0, 0.0, 0.0, 1.0], [700, 2.0, 0.0, 0.0, 1.0]]
+  folder.row(CYCLE, 'momentum', 'base', [0.0] * 2, evaluations=right)
+  folder.row(CYCLE, 'momentum', 'isgd', [0.0] * 2, evaluations=right)
   text = report(folder.path, out)
   assert '| sgd, ISGD | diverged | diverged | diverged |' in text
   assert 'inf at 1.00' not in text  # over a base that diverged too

@@ -76,8 +76,9 @@ def test_each_condition_can_be_missed_alone(folder, changes, broken):
 
 
 def test_differences_are_paired_by_the_seeds_that_both_have(folder):
-  fill_stream(folder, isgd=[1.0, 2.0], twice=[5.0, 5.0, 0.0])
+  fill_stream(folder, isgd=[1.0, 2.0], twice=[5.0, 5.0, 0.0], random=[9.0])
   found = stream_verdict(folder)
+  assert not found.is_better_than_random  # on the one seed that both have
   assert found.versus['twice'] == Interval(-3.5, -4.0, -3.0)
 
 
@@ -216,3 +217,18 @@ def test_ratio_without_a_base_is_not_a_number(folder):
   folder.row(CYCLE, 'sgd', 'isgd', [1.0])
   ((_, row),) = folder.rows().items()
   assert math.isnan(verdicts.relative_to_base({}, row, 'loss'))
+
+
+def test_one_seed_is_no_better_and_no_worse(folder):
+  for method, loss in {'base': 2.0, 'twice': 1.0, 'random': 2.0}.items():
+    folder.row(STREAM, 'sgd', method, [loss])
+    folder.row(CYCLE, 'sgd', method, [loss])
+  for task in (STREAM, CYCLE):
+    folder.row(task, 'sgd', 'isgd', [1.5])
+  rows = folder.rows()
+  (stream,) = verdicts.stream_verdicts(rows)
+  assert stream.is_no_worse_than_twice
+  assert not stream.is_better_than_random
+  (stationary,) = verdicts.stationary_verdicts(rows)
+  assert stationary.is_harmless
+  assert (stationary.better, stationary.worse) == ((), ())
