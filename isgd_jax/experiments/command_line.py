@@ -189,8 +189,8 @@ class Compare:
   workload's."""
 
   bases: tuple[str, ...] | None = None
-  """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo; by
-  default the workload's."""
+  """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo (the
+  last two, alone, come together); by default the workload's."""
 
   seeds: int = 5
   """Seeds of the runs that are reported."""

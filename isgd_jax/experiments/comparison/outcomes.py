@@ -65,7 +65,7 @@ def outcome_of(
     return outcome
   if task.is_stream:
     outcome['recovery'] = recovery_trace(metrics, change_points)
-    size = max(1, len(metrics.accuracy) // _NUM_CURVE_POINTS)
+    size = batches_per_point(len(metrics.accuracy))
     whole = len(metrics.accuracy) // size * size
     curve = metrics.accuracy[:whole].reshape(-1, size).mean(1)
     outcome['accuracy_curve'] = [round(float(x), 3) for x in curve]
@@ -79,6 +79,22 @@ def outcome_of(
       for e in result.evaluations
     ]
   return outcome
+
+
+def batches_per_point(num_batches: int) -> int:
+  """How many batches of a stream a point of its `accuracy_curve` is over.
+
+  Args:
+    num_batches: of the stream.
+
+  Returns:
+    The number; what is left over at the end of the stream is in no point.
+
+  Example:
+    >>> batches_per_point(1020)
+    20
+  """
+  return max(1, num_batches // _NUM_CURVE_POINTS)
 
 
 def recovery_trace(metrics: Any, change_points: Sequence[int]) -> list[Any]:

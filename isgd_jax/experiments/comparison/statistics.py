@@ -6,6 +6,7 @@ which need no arithmetic between what is finite and what is not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import functools
 import itertools
 import math
 from typing import Any, Literal, NamedTuple
@@ -99,7 +100,7 @@ def median_interval(
     raise InputError(f'num_resamples must be at least 1, got {num_resamples}')
   n = len(sample)
   if n <= _MAX_ENUMERATED:
-    indices = np.array(list(itertools.product(range(n), repeat=n)))
+    indices = _all_resamples(n)
   else:
     generator = np.random.default_rng(seed)
     indices = generator.integers(n, size=(num_resamples, n))
@@ -318,6 +319,12 @@ def _to_values(name: str, values: Iterable[float]) -> np.ndarray:
       'diverged or missed its target as infinite'
     )
   return array
+
+
+@functools.cache
+def _all_resamples(n: int) -> np.ndarray:
+  """Indices of all resamples of n values, [n^n, n]."""
+  return np.array(list(itertools.product(range(n), repeat=n)))
 
 
 def _medians(samples: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from isgd_jax.experiments.comparison import rows as rows_lib
 from isgd_jax.experiments.comparison.rows import Row
 from isgd_jax.experiments.comparison.rows import Rows
 from isgd_jax.experiments.comparison.statistics import Interval
+from isgd_jax.experiments.comparison.statistics import Verdict
 from isgd_jax.experiments.comparison.statistics import paired_difference
 from isgd_jax.experiments.comparison.statistics import verdict
 
@@ -27,7 +28,8 @@ class StreamVerdict(NamedTuple):
     base: the base optimizer.
     isgd: its prequential loss.
     versus: of each other method, the interval of ISGD's loss minus its loss.
-    evaluation_ratio: ISGD's gradient evaluations over the base's.
+    evaluation_ratio: ISGD's gradient evaluations over the base's, the median
+      over the seeds.
     is_no_worse_than_twice: whether it is not higher than with every batch
       twice.
     is_better_than_random: whether it is lower than with the random trigger.
@@ -94,20 +96,16 @@ def stream_verdicts(rows: Rows) -> list[StreamVerdict]:
   for (task, base, method), row in rows.items():
     if method != 'isgd' or not row.is_stream:
       continue
-    others = {
-      other: rows[task, base, other]
+    pairs = {
+      other: paired
       for other in ('base', 'base-decayed', 'twice', 'random', 'skip')
-      if (task, base, other) in rows
+      if (paired := _paired(row, rows.get((task, base, other)), 'loss'))
     }
-    if not {'base', 'twice', 'random'} <= others.keys():
+    versus = {other: paired_difference(*pairs[other]) for other in pairs}
+    found = {o: _verdict(versus[o], len(pairs[o][0])) for o in pairs}
+    if not {'base', 'twice', 'random'} <= versus.keys():
       continue
-    versus = {
-      name: paired_difference(row.values('loss'), _paired(row, other, 'loss'))
-      for name, other in others.items()
-    }
-    ratio = row.median('num_gradient_evaluations') / others['base'].median(
-      'num_gradient_evaluations'
-    )
+    ratio = relative_to_base(rows, row, 'num_gradient_evaluations')
     verdicts.append(
       StreamVerdict(
         task=task,
@@ -115,8 +113,8 @@ def stream_verdicts(rows: Rows) -> list[StreamVerdict]:
         isgd=row.interval('loss'),
         versus=versus,
         evaluation_ratio=ratio,
-        is_no_worse_than_twice=verdict(versus['twice']) != 'higher',
-        is_better_than_random=verdict(versus['random']) == 'lower',
+        is_no_worse_than_twice=found['twice'] != 'higher',
+        is_better_than_random=found['random'] == 'lower',
         is_cheap=ratio <= MAX_EVALUATION_RATIO,
       )
     )
@@ -130,28 +128,35 @@ def stationary_verdicts(rows: Rows) -> list[StationaryVerdict]:
     rows: all rows.
 
   Returns:
-    One verdict for each row of ISGD on a stationary task.
+    One verdict for each row of ISGD on a stationary task, over the seeds that
+    both have. Tasks whose budget is one of batches are left out: there ISGD
+    spends more evaluations than its base.
   """
   pairs = {'isgd': 'base', 'isgd-constant': 'base-constant'}
   verdicts = []
   for (task, base, method), row in rows.items():
+    if row.is_stream or row.config['seconds_per_batch']:
+      continue
     other = rows.get((task, base, pairs.get(method, '')))
-    if row.is_stream or other is None:
+    if not _paired(row, other, 'loss'):
       continue
     measures, is_harmless, better, worse = {}, True, [], []
     for name in ('train_loss', 'loss', 'accuracy'):
       # Of an accuracy the negative, so that lower is better in all.
       sign = -1.0 if name == 'accuracy' else 1.0
-      ours = {s: sign * v for s, v in row.values(name).items()}
-      theirs = {s: sign * v for s, v in _paired(row, other, name).items()}
+      ours, theirs = (
+        {seed: sign * value for seed, value in values.items()}
+        for values in _paired(row, other, name)
+      )
       median = statistics.median(ours.values())
       low, high = min(theirs.values()), max(theirs.values())
       difference = paired_difference(ours, theirs)
       measures[name] = sign * median, sign * low, sign * high, difference
       is_harmless &= median <= high
-      if verdict(difference) == 'lower':
+      found = _verdict(difference, len(ours))
+      if found == 'lower':
         better.append(name)
-      elif verdict(difference) == 'higher':
+      elif found == 'higher':
         worse.append(name)
     verdicts.append(
       StationaryVerdict(
@@ -195,14 +200,24 @@ def profile_costs(rows: Rows) -> dict[str, dict[str, float]]:
   }
 
 
-def _paired(row: Row, other: Row, name: str) -> dict[int, float]:
-  """The other's values at the seeds that the row has."""
-  values = other.values(name)
-  return {seed: values[seed] for seed in row.runs}
+def _verdict(difference: Interval, num_seeds: int) -> Verdict:
+  """What an interval says; that of one seed has no length, and says nothing."""
+  return verdict(difference) if num_seeds > 1 else 'no different'
+
+
+def _paired(
+  row: Row, other: Row | None, name: str
+) -> tuple[dict[int, float], ...]:
+  """The values of both at the seeds that both have; empty without any."""
+  seeds = [] if other is None else [s for s in row.runs if s in other.runs]
+  if other is None or not seeds:
+    return ()
+  ours, theirs = row.values(name), other.values(name)
+  return {s: ours[s] for s in seeds}, {s: theirs[s] for s in seeds}
 
 
 def relative_to_base(rows: Rows, row: Row, name: str) -> float:
-  """Median over the seeds of a number over the base's; NaN without a base.
+  """Median over the seeds of a number over the base's, seed by seed.
 
   Args:
     rows: all rows.
@@ -210,15 +225,21 @@ def relative_to_base(rows: Rows, row: Row, name: str) -> float:
     name: of the number in the summaries.
 
   Returns:
-    The ratio, infinite where most runs diverged.
+    The ratio, infinite where most runs diverged, 0 where most of the base's
+    did, 1 where both; NaN without a base.
   """
-  base = rows.get((row.task, row.base, 'base'))
-  if base is None:
+  paired = _paired(row, rows.get((row.task, row.base, 'base')), name)
+  if not paired:
     return math.nan
-  theirs = base.values(name)
-  return statistics.median(
-    value / theirs[seed] for seed, value in row.values(name).items()
-  )
+  ours, theirs = paired
+  return statistics.median(_ratio(ours[s], theirs[s]) for s in ours)
+
+
+def _ratio(ours: float, theirs: float) -> float:
+  """The ratio of two numbers, zero and infinity included."""
+  if ours == theirs:
+    return 1.0
+  return ours / theirs if theirs else math.inf
 
 
 def summary_of(verdicts: list[Any], attribute: str) -> str:

@@ -153,6 +153,8 @@ def plain_log_axis(axis: Any) -> None:
   # Over more decades they would run into one another.
   if high / low < 1000:
     subs = (2.0, 3.0, 5.0) if high / low < 30 else (2.0, 5.0)
+    # Within less than a decade there may be but one of these.
+    subs = (1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if high / low < 5 else subs
     axis.set_minor_locator(ticker.LogLocator(subs=subs))
     axis.set_minor_formatter('{x:,g}')
   else:
@@ -160,9 +162,10 @@ def plain_log_axis(axis: Any) -> None:
 
 
 def legend_below(
-  figure: 'Figure', axes: Iterable['Axes'], ncols: int = 4
+  figure: 'Figure', axes: Iterable['Axes'], ncols: int | None = None
 ) -> None:
-  """One legend below all panels, each label once."""
+  """One legend below all panels, each label once; None takes what fits."""
+  ncols = ncols or max(3, int(figure.get_figwidth() / 1.5))
   by_label = {}
   for ax in axes:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
