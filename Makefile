@@ -18,7 +18,7 @@ demo: $(VENV)/.experiments
 # compiles for a user. The experiments, and what goes through every chart and
 # configuration, compile far more than they compute, so these compile cheaply.
 cheaply := tests/experiments tests/common_test.py tests/chart_family_test.py \
-  tests/actions_test.py tests/many_devices_test.py
+  tests/actions_test.py tests/convolution_test.py tests/many_devices_test.py
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(cheaply))
 	$(BIN)/python -m pytest -n auto --fast-compile $(cheaply)

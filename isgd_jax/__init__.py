@@ -12,6 +12,7 @@ from isgd_jax._actions import skip_out_of_control
 from isgd_jax._actions import watch
 from isgd_jax._control_chart import ChartReading
 from isgd_jax._control_chart import ControlChart
+from isgd_jax._convolution import conv_general_dilated
 from isgd_jax._cusum import CusumState
 from isgd_jax._cusum import cusum
 from isgd_jax._data_parallel import value_and_grad
@@ -80,6 +81,8 @@ __all__ = (
   'gradient_descent',
   'Subproblem',
   'SubproblemSolver',
+  # For networks that are chased on a CPU.
+  'conv_general_dilated',
   # States and reports.
   'ISGDInfo',
   'ISGDState',

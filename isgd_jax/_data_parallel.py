@@ -99,7 +99,7 @@ def value_and_grad(
   def averaged(params: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     _check_bound(axis_name)
     # Varying parameters have a gradient of the local loss, in every mode.
-    params = jax.tree.map(lambda p: _as_varying(p, axis_name), params)
+    params = jax.tree.map(lambda p: as_varying(p, axis_name), params)
     share = None if shard_weight is None else _share_of(shard_weight, axis_name)
 
     def weighted(params):
@@ -111,7 +111,7 @@ def value_and_grad(
       result = fun(params, *args, **kwargs)
       value, aux = result if has_aux else (result, None)
       # A loss that `fun` has reduced itself is each device's own again.
-      value = _as_varying(jnp.asarray(value), axis_name)
+      value = as_varying(jnp.asarray(value), axis_name)
       return value if share is None else _times(value, share), aux
 
     (value, aux), grad = jax.value_and_grad(weighted, has_aux=True)(params)
@@ -138,7 +138,7 @@ def _share_of(
   """
   # float64 where it is enabled, whatever the weight is counted in.
   weight = jnp.asarray(shard_weight).astype(jnp.result_type(float))
-  weight = _as_varying(jnp.maximum(weight, 0), axis_name)
+  weight = as_varying(jnp.maximum(weight, 0), axis_name)
   return weight / jax.lax.pmean(weight, axis_name)
 
 
@@ -163,7 +163,7 @@ def _check_bound(axis_name: str | tuple[str, ...]) -> None:
     ) from error
 
 
-def _as_varying(param: Any, axis_name: str | tuple[str, ...]) -> Any:
+def as_varying(param: Any, axis_name: str | tuple[str, ...]) -> Any:
   """Casts `param` to vary over the mesh axes over which it does not yet."""
   axes = (axis_name,) if isinstance(axis_name, str) else axis_name
   # An axis of jax.vmap is not one of a mesh: each lane of it has its local
@@ -176,3 +176,13 @@ def _as_varying(param: Any, axis_name: str | tuple[str, ...]) -> Any:
     and axis not in jax.typeof(param).manual_axis_type.varying
   )
   return jax.lax.pcast(param, missing, to='varying')
+
+
+def varying_alike(*arrays: jax.Array) -> list[jax.Array]:
+  """Casts arrays to vary over all mesh axes over which any of them does."""
+  axes = {
+    axis
+    for array in arrays
+    for axis in jax.typeof(array).manual_axis_type.varying
+  }
+  return [as_varying(array, tuple(sorted(axes))) for array in arrays]

@@ -1,11 +1,22 @@
-"""Pooling as Caffe does it, and AlexNet's normalization; Flax has neither."""
+"""Convolutions that are chased fast, Caffe's pooling, AlexNet's normalization.
+
+Flax has none of the three.
+"""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+
+import isgd_jax
+
+# A layer with the arguments of `nnx.Conv`.
+convolution = functools.partial(
+  nnx.Conv, conv_general_dilated=isgd_jax.conv_general_dilated
+)
 
 
 def caffe_max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:

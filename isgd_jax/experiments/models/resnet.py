@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from isgd_jax.experiments.models._inputs import check_image_shape
+from isgd_jax.experiments.models.layers import convolution
 
 _MIN_IMAGENET_PIXELS = 64
 # Flax takes pairs, but its annotation says a string.
@@ -128,7 +129,7 @@ class _ConvNorm(nnx.Module):
     dtype: jax.typing.DTypeLike,
     rngs: nnx.Rngs,
   ):
-    self.conv = nnx.Conv(
+    self.conv = convolution(
       in_features,
       out_features,
       (size, size),

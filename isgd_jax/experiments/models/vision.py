@@ -15,6 +15,7 @@ from isgd_jax.experiments._errors import InputError
 from isgd_jax.experiments.models._inputs import check_image_shape
 from isgd_jax.experiments.models.layers import caffe_average_pool
 from isgd_jax.experiments.models.layers import caffe_max_pool
+from isgd_jax.experiments.models.layers import convolution
 from isgd_jax.experiments.models.layers import local_response_normalization
 
 Dtype = jax.typing.DTypeLike
@@ -73,7 +74,7 @@ class CNN(nnx.Module):
     height, width, channels = check_image_shape(
       'cnn', example_shape, min_pixels=4
     )
-    conv = functools.partial(nnx.Conv, dtype=dtype, rngs=rngs)
+    conv = functools.partial(convolution, dtype=dtype, rngs=rngs)
     self.conv1 = conv(channels, 16, (3, 3))
     self.conv2 = conv(16, 32, (3, 3))
     features = (height // 4) * (width // 4) * 32
@@ -122,8 +123,8 @@ class LeNet(nnx.Module):
       'dtype': dtype,
       'rngs': rngs,
     }
-    self.conv1 = nnx.Conv(shape[-1], 20, (5, 5), padding='VALID', **xavier)
-    self.conv2 = nnx.Conv(20, 50, (5, 5), padding='VALID', **xavier)
+    self.conv1 = convolution(shape[-1], 20, (5, 5), padding='VALID', **xavier)
+    self.conv2 = convolution(20, 50, (5, 5), padding='VALID', **xavier)
     self.fc1 = nnx.Linear(_num_features(self, shape), 500, **xavier)
     self.fc2 = nnx.Linear(500, num_classes, **xavier)
 
@@ -171,7 +172,7 @@ class Cifar10Quick(nnx.Module):
     shape = check_image_shape('cifar10-quick', example_shape, min_pixels=8)
     gaussian = nnx.initializers.normal
     conv = functools.partial(
-      nnx.Conv, kernel_size=(5, 5), padding=2, dtype=dtype, rngs=rngs
+      convolution, kernel_size=(5, 5), padding=2, dtype=dtype, rngs=rngs
     )
     linear = functools.partial(
       nnx.Linear, kernel_init=gaussian(0.1), dtype=dtype, rngs=rngs
@@ -240,7 +241,7 @@ class AlexNet(nnx.Module):
       'rngs': rngs,
     }
     ones = nnx.initializers.ones
-    conv = functools.partial(nnx.Conv, **gaussian)
+    conv = functools.partial(convolution, **gaussian)
     linear = functools.partial(nnx.Linear, **gaussian)
     self.conv1 = conv(
       shape[-1], 96, (11, 11), strides=4, padding=paddings[shape[:2]]
