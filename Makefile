@@ -32,11 +32,7 @@ lint: $(VENV)/.dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/step_cost.py --out benchmarks/step_cost.jsonl
-	$(BIN)/python benchmarks/chart_cost.py --out benchmarks/chart_cost.jsonl
-	$(BIN)/python benchmarks/data_parallel_cost.py --out benchmarks/data_parallel_cost.jsonl
-	$(BIN)/python benchmarks/many_seeds.py --out benchmarks/many_seeds.jsonl
-	$(BIN)/python benchmarks/training_run.py --out benchmarks/training_run.jsonl
+	$(BIN)/python -m benchmarks
 	$(BIN)/python benchmarks/batch_size_validation.py --out benchmarks/batch_size_validation.jsonl
 
 # What is on record in results/ is not repeated.

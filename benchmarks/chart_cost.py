@@ -1,28 +1,15 @@
 """What each control chart costs, and how often it raises a false alarm.
 
-Prints one table and appends it as a JSON line to `--out`. Run by hand, on a
-machine with nothing else to do:
-
-    make bench
-
-Columns:
-  us/step       median time of one update, in a `lax.scan` whose state stays in
-                place, as in a donated optimizer state
-  state bytes   what the chart adds to the optimizer state
-  ARL           average run length in control: losses between false alarms, on
-                independent normal losses. Of charts with a memory, from a start
-                anew after each alarm; of Shewhart charts the inverse of the
-                share of flagged losses (with its standard error).
+* Time: median of one update, in a `lax.scan` whose state stays in place, as in
+  a donated optimizer state.
+* State: the bytes that the chart adds to the optimizer state.
+* ARL, the average run length in control: losses between false alarms, on
+  independent normal losses. Of charts with a memory, from a start anew after
+  each alarm; of Shewhart charts the inverse of the share of flagged losses
+  (with its standard error).
 """
 
-import argparse
 from collections.abc import Callable
-import datetime
-import importlib.metadata
-import json
-import os
-import pathlib
-import platform
 import time
 
 import jax
@@ -30,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
+from benchmarks import measuring
 import isgd_jax
 
 SIZES = (100, 1_000, 10_000, 100_000, 1_000_000)
@@ -133,11 +121,9 @@ def state_bytes(chart: isgd_jax.ControlChart) -> int:
   return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def main() -> None:
-  """Measures, prints, and appends to a file."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  args = parser.parse_args()
+def main(seconds: float) -> None:
+  """Measures every chart; the time it takes is its own."""
+  del seconds
   rows = []
   for name, (of_window, of_run_length) in tqdm.tqdm(CHARTS.items()):
     mean, error = run_length(of_run_length)
@@ -152,17 +138,4 @@ def main() -> None:
     rows.append(row)
     costs = ', '.join(f'{s["us"]:.1f}' for s in row['sizes'].values())
     tqdm.tqdm.write(f'{name}: ARL {mean:.1f} ({error:.1f}); us {costs}')
-  record = {
-    'date': datetime.date.today().isoformat(),
-    'device': jax.devices()[0].device_kind,
-    'num_cpus': os.cpu_count(),
-    'python': platform.python_version(),
-    'jax': importlib.metadata.version('jax'),
-    'rows': rows,
-  }
-  with args.out.open('a') as file:
-    file.write(json.dumps(record) + '\n')
-
-
-if __name__ == '__main__':
-  main()
+  measuring.append('chart_cost', rows)

@@ -5,10 +5,7 @@ compiled program. This measures what `jax.vmap` over the seeds would gain or
 lose: a chase then runs in all seeds whenever it runs in one.
 """
 
-import argparse
-import datetime
 import functools
-import pathlib
 import statistics
 import time
 
@@ -16,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import measuring
 from isgd_jax.experiments import methods
-from isgd_jax.experiments import results
 from isgd_jax.experiments.algorithms import Algorithm
 from isgd_jax.experiments.comparison import tasks
 from isgd_jax.experiments.comparison.workloads import WORKLOADS
@@ -85,27 +82,12 @@ def measure(task, algorithm: Algorithm) -> dict:
   }
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--out', type=pathlib.Path)
-  out = parser.parse_args().out
+def main(seconds: float) -> None:
+  """Measures both ways; the time it takes is its own."""
+  del seconds
   rows = []
   for name, i in TASKS:
     for kind in ('base', 'isgd'):
       rows.append(measure(WORKLOADS[name].tasks[i], Algorithm(kind)))
       print(rows[-1], flush=True)
-  if out:
-    results.append_record(
-      out,
-      {
-        'date': datetime.date.today().isoformat(),
-        'num_seeds': NUM_SEEDS,
-        'num_steps': NUM_STEPS,
-        'rows': rows,
-        **results.environment(),
-      },
-    )
-
-
-if __name__ == '__main__':
-  main()
+  measuring.append('many_seeds', rows, num_seeds=NUM_SEEDS, num_steps=NUM_STEPS)

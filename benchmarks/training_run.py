@@ -1,26 +1,21 @@
-"""What a whole run spends beside its steps: waiting for data, and logging.
+"""What a whole run costs: ISGD against its base, waiting for data, and logging.
 
-Prints two figures and appends them as a JSON line to `--out`. Run by hand, on a
-machine with nothing else to do:
-
-    make bench
-
-* Waiting: `isgd-jax train`, LeNet on Fashion-MNIST, batch 128. The share of the
-  time that the loop stands in `next(batches)`, without the first point of the
-  log (which has the compilation in it). The device can wait for data only while
-  the loop does, so this bounds the device's waiting from above.
+* Whole runs: `isgd-jax train` as processes, with ISGD and with the base alone
+  in turn (A B A B ...), from start to end: imports, compilation, evaluation,
+  checkpoints and logs.
+* Waiting: LeNet on Fashion-MNIST, batch 128. The share of the time that the
+  loop stands in `next(batches)`, without the first point of the log (which has
+  the compilation in it). The device can wait for data only while the loop does,
+  so this bounds the device's waiting from above.
 * Logging: blocks of steps of some 10 ms, with their reports fetched, and then
-  written to metrics.jsonl and TensorBoard or not, in turn (A B A B ...). The
-  median over the pairs of the time of a block with logging, over that without.
+  written to metrics.jsonl and TensorBoard or not, in turn. The median over the
+  pairs of the time of a block with logging, over that without.
 """
 
-import argparse
-import datetime
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -28,6 +23,7 @@ import jax
 import numpy as np
 import tqdm
 
+from benchmarks import measuring
 from isgd_jax.experiments.trainer import inputs
 from isgd_jax.experiments.trainer import logs
 from isgd_jax.experiments.trainer import loop
@@ -36,6 +32,21 @@ from isgd_jax.experiments.trainer import steps
 from isgd_jax.experiments.trainer.config import DataConfig
 from isgd_jax.experiments.trainer.config import TrainConfig
 
+NUM_WAITING_STEPS = 320
+NUM_LOGGING_PAIRS = 60
+# Name -> options of `isgd-jax train`.
+WHOLE_RUNS = {
+  'mlp, digits, 20 epochs': (
+    *('--dataset', 'digits', '--model', 'mlp', '--epochs', '20'),
+  ),
+  'mlp, Fashion-MNIST, 4 epochs': (
+    *('--dataset', 'fashion-mnist', '--model', 'mlp', '--epochs', '4'),
+  ),
+  'lenet, Fashion-MNIST, 500 steps': (
+    *('--dataset', 'fashion-mnist', '--model', 'lenet', '--steps', '500'),
+  ),
+}
+NUM_RUN_PAIRS = 5
 BLOCK_SIZE = 32
 
 
@@ -109,29 +120,50 @@ def logging(num_pairs: int) -> dict[str, float]:
   }
 
 
-def main() -> None:
-  """Measures, prints, and appends to a file."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('--steps', type=int, default=320)
-  parser.add_argument('--pairs', type=int, default=60)
-  args = parser.parse_args()
-  record = {
-    'date': datetime.date.today().isoformat(),
-    'device': jax.devices()[0].device_kind,
-    'num_cpus': os.cpu_count(),
-    'python': platform.python_version(),
-    **{
-      name: importlib.metadata.version(name)
-      for name in ('jax', 'flax', 'grain', 'tensorboardX')
-    },
-    'waiting': waiting(args.steps),
-    'logging': logging(args.pairs),
+def whole_run(name: str, options: tuple[str, ...]) -> dict[str, object]:
+  """Wall-clock of runs with ISGD over runs with the base alone."""
+  pairs, shares = [], []
+  for _ in tqdm.trange(NUM_RUN_PAIRS, desc=name):
+    seconds = {}
+    for method in ('base', 'isgd'):
+      with tempfile.TemporaryDirectory() as folder:
+        command = [
+          *(sys.executable, '-m', 'isgd_jax.experiments', 'train', *options),
+          *('--method', method, '--out', f'{folder}/run'),
+        ]
+        start = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, timeout=1800)
+        seconds[method] = time.perf_counter() - start
+        if method == 'isgd':
+          shares.append(share_chasing(pathlib.Path(folder) / 'run'))
+    pairs.append((seconds['isgd'], seconds['base']))
+  isgd, base = np.array(pairs).T
+  low, high = np.quantile(isgd / base, [0.25, 0.75])
+  return {
+    'run': name,
+    'base_seconds': float(np.median(base)),
+    'isgd_seconds': float(np.median(isgd)),
+    'ratio': float(np.median(isgd) / np.median(base)),
+    'ratio_quartiles': [float(low), float(high)],
+    'share_chasing': float(np.median(shares)),
   }
-  print(json.dumps(record, indent=2))
-  with args.out.open('a') as file:
-    file.write(json.dumps(record) + '\n')
 
 
-if __name__ == '__main__':
-  main()
+def share_chasing(folder: pathlib.Path) -> float:
+  """Chase evaluations over all gradient evaluations of a run."""
+  metrics = (folder / logs.METRICS).read_text().splitlines()
+  spent = [json.loads(line)['num_gradient_evaluations'] for line in metrics]
+  return 1 - len(spent) / sum(spent)
+
+
+def main(seconds: float) -> None:
+  """Measures all three; the time it takes is its own."""
+  del seconds
+  rows = [whole_run(name, options) for name, options in WHOLE_RUNS.items()]
+  print(rows, flush=True)
+  measuring.append(
+    'training_run',
+    rows,
+    waiting=waiting(NUM_WAITING_STEPS),
+    logging=logging(NUM_LOGGING_PAIRS),
+  )

@@ -34,12 +34,13 @@ _RULES = (
   'Stationary tasks: the same number of gradient evaluations for all methods '
   '(of batches, where the source is slower than the step), and, but for the '
   'rows that say constant, a rate that falls to zero over them. Target: 99 % of'
-  ' the accuracy that the tuned base optimizer, each of them its own, has at '
-  'the end, the median over its seeds.',
+  ' the accuracy that the tuned base optimizer itself has at the end, the '
+  'median over its seeds.',
   'Streams: one pass, each batch judged before training on it, a constant rate '
   'but for the row that says decayed. Recovery: batches from a change until the'
   ' mean accuracy of ten is at 90 % of the best that the tuned base optimizer '
-  'has within a segment; the median over the changes.',
+  'itself has within a segment, the median over its segments and seeds; the '
+  'median over the changes.',
 )
 
 

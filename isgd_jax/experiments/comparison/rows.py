@@ -31,7 +31,6 @@ class Row(NamedTuple):
     base: name of the base optimizer.
     method: name of the method.
     runs: the reporting runs by seed.
-    tuning_runs: the tuning runs at the rate that was chosen.
     learning_rate: as tuned.
     is_rate_at_edge: whether that is the grid's first or last.
   """
@@ -40,7 +39,6 @@ class Row(NamedTuple):
   base: str
   method: str
   runs: dict[int, Record]
-  tuning_runs: list[Record]
   learning_rate: float
   is_rate_at_edge: bool
 
@@ -138,7 +136,6 @@ def collect(records: Iterable[Record]) -> Rows:
     rows[key] = Row(
       *key,
       runs=dict(sorted(runs.items())),
-      tuning_runs=[r for r in group['tuning'] if r['learning_rate'] == rate],
       learning_rate=rate,
       is_rate_at_edge=rate in (min(losses), max(losses)),
     )
@@ -180,11 +177,11 @@ def target(rows: Rows, task: str, base: str) -> float | None:
       methods over it.
 
   Returns:
-    On a stationary task an accuracy: 99 % of the median that the reported runs
-    of the baseline, its rate decayed, have at the end. (Its tuning runs are
-    judged on other examples, which may be easier.) On a stream a rolling
-    accuracy: 90 % of the median over the segments of its tuning runs of the
-    best within the segment. None without a baseline, or where it diverged.
+    From its reported runs (tuning runs are judged on other examples, which may
+    be easier): on a stationary task an accuracy, 99 % of the median that they
+    have at the end, the rate decayed; on a stream a rolling accuracy, 90 % of
+    the median over their segments of the best within the segment. None without
+    a baseline, or where it diverged.
   """
   baseline = rows.get((task, base, 'base'))
   if baseline is None:
@@ -194,7 +191,7 @@ def target(rows: Rows, task: str, base: str) -> float | None:
     return goal if math.isfinite(goal) else None
   highs = [
     segment[-1][2] if segment else 0.0
-    for run in baseline.tuning_runs
+    for run in baseline.runs.values()
     if run['summary']['loss'] is not None
     for segment in run['recovery']
   ]

@@ -220,7 +220,7 @@ class _Runner:
           purpose,
           result,
           stream.change_points,
-          has_traces=self._has_traces(entry, purpose),
+          has_traces=self._plan.has_traces and purpose == 'reporting',
         ),
       }
       record = self._store.append(record, **shared)
@@ -237,11 +237,6 @@ class _Runner:
     )
     self._bar.update()
     return record
-
-  def _has_traces(self, entry: Entry, purpose: Purpose) -> bool:
-    """Of reported runs; and of the base's, which set the targets on streams."""
-    sets_target = entry.method.name == 'base' and self._plan.task.is_stream
-    return self._plan.has_traces and (purpose == 'reporting' or sets_target)
 
   def _algorithm(self, entry: Entry, config: TrainConfig) -> dict[str, Any]:
     """All numbers of how an entry is trained, and of how it was tuned."""

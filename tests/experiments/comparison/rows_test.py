@@ -33,7 +33,6 @@ def test_the_rate_of_the_least_median_tuning_loss_is_reported(folder):
   row = only(folder)
   assert row.learning_rate == 0.2
   assert row.values('loss') == {1000: 2.0}
-  assert [r['summary']['loss'] for r in row.tuning_runs] == [5, 6, 7]
   assert not row.is_rate_at_edge
 
 
