@@ -80,7 +80,7 @@ def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     >>> path = pathlib.Path(tempfile.mkdtemp()) / 'runs.jsonl'
     >>> append_record(path, {'loss': math.nan})
     >>> path.read_text()
-    '{"loss": null}\n'
+    '{"loss":null}\n'
   """
   line = to_json(record).encode() + b'\n'
   with explained(path), open(path, 'ab+', buffering=0) as file:
@@ -173,9 +173,9 @@ def to_json(value: Any) -> str:
 
   Example:
     >>> to_json({'limit': np.float32(np.inf), 'steps': np.arange(2)})
-    '{"limit": null, "steps": [0, 1]}'
+    '{"limit":null,"steps":[0,1]}'
   """
-  return json.dumps(plain(value), allow_nan=False)
+  return json.dumps(plain(value), allow_nan=False, separators=(',', ':'))
 
 
 def plain(value: Any) -> Any:

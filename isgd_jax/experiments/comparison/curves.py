@@ -16,7 +16,7 @@ from isgd_jax.experiments.comparison.rows import target
 # More lines than these hide one another.
 _DRAWN = ('base', 'twice', 'random', 'isgd')
 # Columns of an evaluation in a record.
-_EVALUATIONS, _SECONDS, _ACCURACY = 0, 1, 4
+_EVALUATIONS, _SECONDS, _ACCURACY = range(3)
 
 
 def draw_task(path: pathlib.Path, rows: Rows, task: str) -> bool:

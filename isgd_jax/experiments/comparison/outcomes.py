@@ -12,12 +12,12 @@ from isgd_jax.experiments.stream_training import TrainResult
 
 _NUM_CURVE_POINTS = 50
 _DIGITS = 5
+_CURVE_DIGITS = 4
 # Highs that are less above the one before are left out of a trace.
-_TRACE_STEP = 0.02
+_TRACE_STEP = 0.03
 # A tuning run is there to be compared by its loss.
 _TUNING_SUMMARY = (
-  *('loss', 'accuracy', 'num_steps', 'num_gradient_evaluations'),
-  *('num_undertrained', 'num_extra_steps', 'run_seconds', 'compile_seconds'),
+  *('loss', 'num_gradient_evaluations', 'run_seconds', 'compile_seconds'),
 )
 
 
@@ -41,8 +41,8 @@ def outcome_of(
   Returns:
     `summary`, numbers; `extra_steps`, how many steps took how many evaluations
     beyond their first; and with traces, of a stream `recovery` and
-    `accuracy_curve`, else `evaluations`: rows of gradient evaluations, seconds,
-    train loss, test loss and accuracy.
+    `accuracy_curve`, else `evaluations`: rows of gradient evaluations,
+    seconds and test accuracy.
   """
   metrics = result.metrics
   summary = result.summary()
@@ -73,8 +73,7 @@ def outcome_of(
     outcome['evaluations'] = [
       [
         e.num_gradient_evaluations,
-        rounded(e.seconds),
-        *rounded(list(e.measures)),
+        *rounded([e.seconds, e.measures.test_accuracy], _CURVE_DIGITS),
       ]
       for e in result.evaluations
     ]
@@ -143,12 +142,12 @@ def extra_steps_of(record: Mapping[str, Any]) -> np.ndarray:
   return np.repeat([int(v) for v, _ in pairs], [c for _, c in pairs])
 
 
-def rounded(value: Any) -> Any:
-  """Floats to five digits, wherever they are."""
+def rounded(value: Any, num_digits: int = _DIGITS) -> Any:
+  """Floats to so many digits, wherever they are."""
   if isinstance(value, dict):
-    return {k: rounded(v) for k, v in value.items()}
+    return {k: rounded(v, num_digits) for k, v in value.items()}
   if isinstance(value, list):
-    return [rounded(v) for v in value]
+    return [rounded(v, num_digits) for v in value]
   if isinstance(value, float) and np.isfinite(value):
-    return float(f'{value:.{_DIGITS}g}')
+    return float(f'{value:.{num_digits}g}')
   return value

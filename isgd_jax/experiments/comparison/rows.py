@@ -18,7 +18,7 @@ _RECOVERED_SHARE = 0.9
 _BASE_ORDER = ('sgd', 'momentum', 'nesterov', 'adam', 'polyak', 'momo')
 _METHOD_ORDER = tuple(METHODS)
 # Columns of an evaluation in a record.
-_EVALUATIONS, _SECONDS, _TRAIN_LOSS, _TEST_LOSS, _ACCURACY = range(5)
+_EVALUATIONS, _SECONDS, _ACCURACY = range(3)
 
 Record = Mapping[str, Any]
 

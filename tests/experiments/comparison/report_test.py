@@ -199,14 +199,14 @@ def test_an_unfinished_ablation_has_no_table(folder, out):
 @pytest.mark.filterwarnings('error')
 def test_a_report_of_diverged_runs_has_words_for_them(folder, out):
   fill(folder, [None, None, None])
-  empty = [[350, 1.0, None, None, None], [700, 2.0, None, None, None]]
+  empty = [[350, 1.0, None], [700, 2.0, None]]
   for method in ('base', 'isgd'):
     folder.row(CYCLE, 'adam', method, [None, 1.0], evaluations=empty)
     diverged = {'recovery': [[], [], []], 'accuracy_curve': [None] * 50}
     folder.row(STREAM, 'adam', method, [None], [None] * 3, **diverged)
     folder.run(STREAM, 'adam', method, 'reporting', 0.1, 1000, None, **diverged)
   # And one that is always right, on the axis of a logarithm.
-  right = [[350, 1.0, 0.0, 0.0, 1.0], [700, 2.0, 0.0, 0.0, 1.0]]
+  right = [[350, 1.0, 1.0], [700, 2.0, 1.0]]
   folder.row(CYCLE, 'momentum', 'base', [0.0] * 2, evaluations=right)
   folder.row(CYCLE, 'momentum', 'isgd', [0.0] * 2, evaluations=right)
   text = report(folder.path, out)

@@ -145,11 +145,11 @@ def test_a_base_that_diverged_sets_no_target(folder, task):
 
 def test_costs_are_those_of_the_first_evaluation_at_the_target(folder):
   evaluations = [
-    [100, 0.5, 1.0, 1.0, None],
-    [200, 1.0, 1.0, 1.0, 0.7],
-    [300, 1.5, 1.0, 1.0, 0.8],
-    [400, 2.0, 1.0, 1.0, 0.6],
-    [500, 2.5, 1.0, 1.0, 0.9],
+    [100, 0.5, None],
+    [200, 1.0, 0.7],
+    [300, 1.5, 0.8],
+    [400, 2.0, 0.6],
+    [500, 2.5, 0.9],
   ]
   folder.row(CYCLE, 'sgd', 'base', [1.0, 1.0], evaluations=evaluations)
   row = only(folder)

@@ -261,8 +261,8 @@ def assert_random_follows_isgd(records):
   for record in random:
     isgd = traces[record['seed']]
     assert record['extra_steps'] == isgd['extra_steps']
-    for name in ('num_steps', 'num_gradient_evaluations'):
-      assert record['summary'][name] == isgd['summary'][name]
+    name = 'num_gradient_evaluations'
+    assert record['summary'][name] == isgd['summary'][name]
   assert any(set(record['extra_steps']) != {'0'} for record in random)
 
 
@@ -282,8 +282,8 @@ def test_all_methods_of_a_fixed_cycle_spend_the_same(cycle_records):
     else:
       assert spent == budget
     num_batches = {'twice': budget // 2, 'base': budget}
-    expected = num_batches.get(record['method'], summary['num_steps'])
-    assert summary['num_steps'] == expected
+    num_steps = sum(record['extra_steps'].values())
+    assert num_steps == num_batches.get(record['method'], num_steps)
 
 
 def test_a_record_holds_the_full_configuration(stream_records):
@@ -361,15 +361,15 @@ def test_recovery_trace_of_a_worked_example():
   ]
 
 
-def test_recovery_trace_keeps_only_highs_of_a_fiftieth_of_the_upper_half():
+def test_recovery_trace_keeps_only_highs_well_apart_of_the_upper_half():
   accuracy = np.concatenate([np.zeros(20), np.linspace(0, 1, 500)])
   metrics = StepMetrics(*np.zeros((9, 520)))._replace(
     accuracy=accuracy, num_gradient_evaluations=np.ones(520, int)
   )
   (trace,) = outcomes.recovery_trace(metrics, (20,))
   highs = [accuracy for _, _, accuracy in trace]
-  assert 20 < len(trace) <= 26
-  assert (np.diff(highs) > 0.019).all()
+  assert 14 < len(trace) <= 18
+  assert (np.diff(highs) > 0.029).all()
   assert 0.49 < highs[0] < 0.51
   assert highs[-1] > 0.97
   assert all(batches == spent for batches, spent, _ in trace)

@@ -71,8 +71,8 @@ class Folder:
       record['recovery'] = RECOVERY
       record['accuracy_curve'] = [0.5] * 50
     else:
-      end = summary['train_loss'], loss, summary['accuracy']
-      record['evaluations'] = [[350, 1.0, 1.0, 1.0, 0.5], [700, 2.0, *end]]
+      end = [700, 2.0, summary['accuracy']]
+      record['evaluations'] = [[350, 1.0, 0.5], end]
     for name, value in changes.items():
       (summary if name in summary else record)[name] = value
     identity = (task.name, base, method, purpose, rate, seed, task.num_batches)
