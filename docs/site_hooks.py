@@ -14,12 +14,15 @@ import re
 import urllib.parse
 
 import latex2mathml.converter
-from mkdocs import plugins
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
+import nbconvert
+import nbformat
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PAGES = ('README.md', 'RESULTS.md', 'CHANGELOG.md', 'CONTRIBUTING.md')
+# Pages that hold about every word, and so would come first in any search.
+_LISTS = ('docs/demo.md', 'RESULTS.md', 'CHANGELOG.md')
 _FENCE = re.compile(r'^( *)(```+).*?^\1\2 *$', re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r'(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^()\s]+)\)')
 _FORMULA = re.compile(
@@ -27,10 +30,9 @@ _FORMULA = re.compile(
 )
 
 
-def notebooks() -> list[str]:
-  """The notebooks, by their paths in the repository."""
-  found = sorted((ROOT / 'notebooks').glob('*.ipynb'))
-  return [path.relative_to(ROOT).as_posix() for path in found]
+def notebooks() -> list[pathlib.Path]:
+  """The notebooks."""
+  return sorted((ROOT / 'notebooks').glob('*.ipynb'))
 
 
 def on_config(config):
@@ -45,7 +47,8 @@ def _existing(entries):
   for entry in entries:
     ((title, target),) = entry.items()
     if title == 'Notebooks':
-      target = notebooks()  # Their titles are inside.
+      # Their titles are inside.
+      target = [f'notebooks/{path.stem}.md' for path in notebooks()]
     elif isinstance(target, list):
       target = _existing(target)
     elif target in _PAGES and not (ROOT / target).exists():
@@ -55,24 +58,37 @@ def _existing(entries):
   return kept
 
 
-@plugins.event_priority(100)  # before the notebooks are looked for
 def on_files(files, config):
   """Adds what lies outside docs/."""
   figures = sorted((ROOT / 'results').glob('*.png'))
-  for name in (
-    *(page for page in _PAGES if (ROOT / page).exists()),
-    *(figure.relative_to(ROOT).as_posix() for figure in figures),
-    *notebooks(),
-  ):
-    files.append(
-      File(name, str(ROOT), config.site_dir, config.use_directory_urls)
-    )
+  for path in (*(ROOT / page for page in _PAGES), *figures):
+    if path.exists():
+      name = path.relative_to(ROOT).as_posix()
+      files.append(File.generated(config, name, abs_src_path=str(path)))
+  for notebook in notebooks():
+    for name, content in _as_markdown(notebook).items():
+      files.append(File.generated(config, name, content=content))
   return files
+
+
+def _as_markdown(notebook):
+  """A notebook with the outputs that it has as a page, and its pictures."""
+  cells = nbformat.read(notebook, as_version=4)
+  cells.metadata.setdefault('language_info', {'name': 'python'})
+  text, resources = nbconvert.MarkdownExporter().from_notebook_node(
+    cells, {'unique_key': notebook.stem, 'output_files_dir': notebook.stem}
+  )
+  pictures = resources['outputs']
+  return {f'notebooks/{notebook.stem}.md': text} | {
+    f'notebooks/{name}': content for name, content in pictures.items()
+  }
 
 
 def on_page_markdown(markdown, page, config, files):
   """Turns links between files of the repository into links between pages."""
   here = _repository_path(page.file)
+  if here in _LISTS:
+    page.meta['search'] = {'boost': 0.3}
 
   def relink(match):
     mark, text, target = match.groups()
@@ -116,8 +132,9 @@ def on_post_page(output, page, config):
 
 def _repository_path(file) -> str:
   """Where the source of a file of the site lies in the repository."""
-  source = file.abs_src_path
-  return os.path.relpath(source, ROOT) if source else file.src_uri
+  if file.generated_by and file.abs_src_path is None:
+    return re.sub(r'^(notebooks/.*)\.md$', r'\1.ipynb', file.src_uri)
+  return os.path.relpath(file.abs_src_path, ROOT)
 
 
 def _outside_fences(text, change) -> str:
