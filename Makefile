@@ -1,6 +1,7 @@
 # make demo: ISGD on real data, one table and two figures.
 # make test: the test suite.
 # make test-slow: what takes minutes, runs killed twenty times among it.
+# make docs: the documentation site, into build/site; make docs-serve shows it.
 # make results: every comparison that RESULTS.md reports, an hour or two.
 # All need Python >= 3.11 and make, and install the rest into .venv.
 
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= isgd-demo
 
-.PHONY: demo test test-slow lint bench results clean
+.PHONY: demo test test-slow lint docs docs-serve bench results clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
@@ -18,7 +19,8 @@ demo: $(VENV)/.experiments
 # compiles for a user. The experiments, and what goes through every chart and
 # configuration, compile far more than they compute, so these compile cheaply.
 cheaply := tests/experiments tests/common_test.py tests/chart_family_test.py \
-  tests/actions_test.py tests/convolution_test.py tests/many_devices_test.py
+  tests/actions_test.py tests/convolution_test.py tests/many_devices_test.py \
+  tests/docs_code_test.py
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(cheaply))
 	$(BIN)/python -m pytest -n auto --fast-compile $(cheaply)
@@ -30,6 +32,14 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# It fails on any warning. The variable is against an advertisement.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'The site: build/site/index.html'
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -58,6 +68,6 @@ $(VENV)/.made:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	touch $@
 
-$(VENV)/.experiments $(VENV)/.dev: $(VENV)/.%: $(VENV)/.made pyproject.toml
+$(VENV)/.experiments $(VENV)/.dev $(VENV)/.docs: $(VENV)/.%: $(VENV)/.made pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@

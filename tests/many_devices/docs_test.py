@@ -11,9 +11,10 @@ import isgd_jax
 PAGE = pathlib.Path(__file__).parents[2] / 'docs/devices.md'
 
 
-def test_the_code_runs():
+def test_the_code_runs(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
   blocks = re.findall(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)
-  assert len(blocks) == 6
+  assert len(blocks) == 7
   # The number of devices is set already.
   code = blocks[0].replace("jax.config.update('jax_num_cpu_devices', 8)", '')
   code = '\n'.join([code, *blocks[1:5]])
@@ -30,3 +31,7 @@ def test_the_code_runs():
   assert not names['params'].is_fully_replicated
   chart = jax.tree.leaves(names['opt_state'].chart_state)
   assert all(x.is_fully_replicated for x in chart)
+  # Optax's momentum mixes dtypes, as a user's promotion lets it.
+  with jax.numpy_dtype_promotion('standard'):
+    exec(compile(blocks[6], str(PAGE), 'exec'), names)
+  assert (tmp_path / 'eight/metrics.jsonl').exists()
