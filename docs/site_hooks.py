@@ -1,9 +1,10 @@
 """Hooks of MkDocs: what the site has beyond the pages of docs/.
 
-README.md, RESULTS.md, CHANGELOG.md, CONTRIBUTING.md and the notebooks lie where
-a reader of the repository looks for them. They become pages too, as far as they
-exist, with links that work in both places; a link to a file that is no page of
-the site (the source, a folder of measurements) is shown as its text alone.
+README.md, RESULTS.md of the comparisons and of the benchmarks, CHANGELOG.md,
+CONTRIBUTING.md and the notebooks lie where a reader of the repository looks for
+them. They become pages too, as far as they exist, with links that work in both
+places; a link to a file that is no page of the site (the source, a folder of
+measurements) is shown as its text alone.
 Formulas become MathML at build time, so that no page needs a script for them.
 """
 
@@ -20,9 +21,14 @@ import nbconvert
 import nbformat
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_PAGES = ('README.md', 'RESULTS.md', 'CHANGELOG.md', 'CONTRIBUTING.md')
+_PAGES = (
+  *('README.md', 'RESULTS.md', 'benchmarks/RESULTS.md'),
+  *('CHANGELOG.md', 'CONTRIBUTING.md'),
+)
 # Pages that hold about every word, and so would come first in any search.
-_LISTS = ('docs/demo.md', 'RESULTS.md', 'CHANGELOG.md')
+_LISTS = (
+  *('docs/demo.md', 'RESULTS.md', 'benchmarks/RESULTS.md', 'CHANGELOG.md'),
+)
 _FENCE = re.compile(r'^( *)(```+).*?^\1\2 *$', re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r'(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^()\s]+)\)')
 _FORMULA = re.compile(
