@@ -14,7 +14,6 @@ import ast
 import copy
 import getpass
 import json
-import os
 import pathlib
 import re
 import sys
@@ -24,7 +23,6 @@ from typing import Any
 
 import nbclient
 import nbformat
-from traitlets import config
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 # Temporary folders, homes, site-packages: they are of one machine.
@@ -84,16 +82,14 @@ def execute(notebook: Any, seconds_per_cell: int) -> float:
     nbclient.exceptions.CellTimeoutError: a cell took longer.
   """
   start = time.perf_counter()
-  # No ports, which others could read or take.
-  transport = 'ipc' if os.name == 'posix' else 'tcp'
   with tempfile.TemporaryDirectory() as folder:
     nbclient.NotebookClient(
       notebook,
       timeout=seconds_per_cell,
+      startup_timeout=180,
       kernel_name='python3',
       resources={'metadata': {'path': folder}},
       record_timing=False,
-      config=config.Config(KernelManager={'transport': transport}),
     ).execute()
   return time.perf_counter() - start
 
