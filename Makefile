@@ -3,6 +3,7 @@
 # make test-slow: what takes minutes, runs killed twenty times among it.
 # make docs: the documentation site, into build/site; make docs-serve shows it.
 # make results: every comparison that RESULTS.md reports, an hour or two.
+# make notebooks: executes them all, in place, a few minutes.
 # All need Python >= 3.11 and make, and install the rest into .venv.
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= isgd-demo
 
-.PHONY: demo test test-slow lint docs docs-serve bench results clean
+.PHONY: demo test test-slow lint docs docs-serve bench results notebooks clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
@@ -20,7 +21,7 @@ demo: $(VENV)/.experiments
 # configuration, compile far more than they compute, so these compile cheaply.
 cheaply := tests/experiments tests/common_test.py tests/chart_family_test.py \
   tests/actions_test.py tests/convolution_test.py tests/many_devices_test.py \
-  tests/docs_code_test.py
+  tests/docs_code_test.py tests/notebooks_test.py
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(cheaply))
 	$(BIN)/python -m pytest -n auto --fast-compile $(cheaply)
@@ -55,6 +56,13 @@ results: $(VENV)/.experiments
 	$(BIN)/isgd-jax demonstrate --out results
 	$(BIN)/isgd-jax report results
 	$(BIN)/python docs/update_readme.py
+
+# The outputs that are committed. On a machine with nothing else to do: two of
+# them print seconds.
+notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/execute.py
+	$(BIN)/ruff check notebooks
+	$(BIN)/ruff format --check notebooks
 
 clean:
 	rm -rf $(VENV) build dist
