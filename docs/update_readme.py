@@ -156,8 +156,9 @@ def bench_section() -> str:
   return (
     '`make bench`, ratios to the base optimizer, side by side in one process '
     f'({describe_machine(run)}); memory is live bytes above the base step, in '
-    'copies of the parameters. [benchmarks/RESULTS.md](../benchmarks/RESULTS.md)'
-    ' has what else was measured.\n\n' + '\n'.join(table)
+    'copies of the parameters. '
+    '[benchmarks/RESULTS.md](../benchmarks/RESULTS.md) has what else was '
+    'measured.\n\n' + '\n'.join(table)
   )
 
 
@@ -285,10 +286,10 @@ def charts_section() -> str:
     )
   return (
     '\n'.join(table) + '\n\nMeasured by `make bench` '
-    f'({describe_machine(run)}). ARL: losses from one false alarm to the next, on '
-    'independent normal losses, +- two standard errors; with known mean and '
-    'sigma, but for `moving_range`, `mad` and the difference chart, which '
-    'estimate theirs from 1,000 losses.'
+    f'({describe_machine(run)}). ARL: losses from one false alarm to the '
+    'next, on independent normal losses, +- two standard errors; with known '
+    'mean and sigma, but for `moving_range`, `mad` and the difference chart, '
+    'which estimate theirs from 1,000 losses.'
   )
 
 
