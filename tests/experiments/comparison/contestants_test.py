@@ -81,7 +81,7 @@ def test_a_variant_is_isgd_with_something_changed(name):
     != getattr(Algorithm('isgd'), field.name)
   }
   assert 'kind' not in changed
-  assert (name == 'shewhart') == (not changed)
+  assert (name == 'shewhart, k = 4') == (not changed)
 
 
 def test_isgd_s_window_is_the_task_s_and_all_else_the_method_s():
