@@ -185,5 +185,5 @@ def save(figure: 'Figure', path: pathlib.Path, title: str) -> 'Figure':
   """Titles the figure and writes it in one piece."""
   if title:
     figure.suptitle(title, fontsize=11)
-  replace_file(path, lambda new: figure.savefig(new, dpi=150))
+  replace_file(path, lambda new: figure.savefig(new, dpi=110))
   return figure
