@@ -79,7 +79,9 @@ def peers() -> dict[str, Peer]:
   }
 
 
-def lower(network: networks.Network, optimizer: Any) -> Callable[[], Any]:
+def lower(
+  network: networks.Network, optimizer: Any, is_sam: bool
+) -> Callable[[], Any]:
   """The training step with all that any of the peers asks for."""
   optimizer = optax.with_extra_args_support(optimizer)
 
@@ -88,15 +90,12 @@ def lower(network: networks.Network, optimizer: Any) -> Callable[[], Any]:
       return network.loss_fn(params, batch)
 
     loss, grads = jax.value_and_grad(value_fn)(params)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      params,
-      value=loss,
-      value_fn=value_fn,
-      grad=grads,
-      grad_fn=lambda params, _: jax.grad(value_fn)(params),
-    )
+    # Each refuses what it does not know.
+    if is_sam:
+      further = {'grad_fn': lambda params, _: jax.grad(value_fn)(params)}
+    else:
+      further = {'value': loss, 'value_fn': value_fn, 'grad': grads}
+    updates, opt_state = optimizer.update(grads, opt_state, params, **further)
     return optax.apply_updates(params, updates), opt_state
 
   return lambda: jax.jit(step, donate_argnums=(0, 1)).lower(
@@ -113,7 +112,7 @@ def main(seconds: float) -> None:
       steps, seconds_to_compile, compiled = {}, {}, {}
       for role, optimizer in (('base', peer.base), ('peer', peer.optimizer)):
         compiled[role], seconds_to_compile[role] = measuring.compile_seconds(
-          lower(network, optimizer)
+          lower(network, optimizer, 'sam' in name and role == 'peer')
         )
         params = jax.tree.map(jnp.copy, network.params)
         opt_state = optax.with_extra_args_support(optimizer).init(params)
