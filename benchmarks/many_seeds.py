@@ -1,8 +1,9 @@
 """Many seeds of one run: one after another, or together under `jax.vmap`?
 
 `isgd-jax compare` makes the runs of a method one after another, with one
-compiled program. This measures what `jax.vmap` over the seeds would gain or
-lose: a chase then runs in all seeds whenever it runs in one.
+compiled program, for the seconds of each run are one of its two costs, and runs
+that go together have none of their own. This measures what that forgoes: under
+`jax.vmap` over the seeds a chase runs in all whenever it runs in one.
 """
 
 import functools

@@ -5,7 +5,6 @@ beside them. None of them is triggered: no chase, no skipped batch, no plateau,
 a line search that takes its first rate.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -79,9 +78,7 @@ def peers() -> dict[str, Peer]:
   }
 
 
-def lower(
-  network: networks.Network, optimizer: Any, is_sam: bool
-) -> Callable[[], Any]:
+def lower(network: networks.Network, optimizer: Any, is_sam: bool) -> Any:
   """The training step with all that any of the peers asks for."""
   optimizer = optax.with_extra_args_support(optimizer)
 
@@ -98,7 +95,7 @@ def lower(
     updates, opt_state = optimizer.update(grads, opt_state, params, **further)
     return optax.apply_updates(params, updates), opt_state
 
-  return lambda: jax.jit(step, donate_argnums=(0, 1)).lower(
+  return jax.jit(step, donate_argnums=(0, 1)).lower(
     network.params, optimizer.init(network.params), network.batch
   )
 
@@ -109,29 +106,22 @@ def main(seconds: float) -> None:
   for sizes, batch_size in (((64, 64, 10), 32), ((784, 512, 512, 10), 128)):
     network = networks.mlp(sizes, batch_size)
     for name, peer in peers().items():
-      steps, seconds_to_compile, compiled = {}, {}, {}
+      steps = {}
       for role, optimizer in (('base', peer.base), ('peer', peer.optimizer)):
-        compiled[role], seconds_to_compile[role] = measuring.compile_seconds(
-          lower(network, optimizer, 'sam' in name and role == 'peer')
-        )
+        is_sam = 'sam' in name and role == 'peer'
+        compiled = lower(network, optimizer, is_sam).compile()
         params = jax.tree.map(jnp.copy, network.params)
         opt_state = optax.with_extra_args_support(optimizer).init(params)
         steps[role] = measuring.stepper(
-          compiled[role], (params, opt_state), network.batch
+          compiled, (params, opt_state), network.batch
         )
       times = measuring.in_turn(steps, seconds, f'{network.name}, {name}')
-      num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(network.params))
-      extra = measuring.live_bytes(compiled['peer']) - measuring.live_bytes(
-        compiled['base']
-      )
       rows.append(
         {
           'network': network.name,
           'peer': name,
           'evaluations': peer.evaluations,
           'step': measuring.ratio(times, 'peer', 'base'),
-          'compile': seconds_to_compile['peer'] / seconds_to_compile['base'],
-          'memory_copies': extra / num_bytes,
         }
       )
       print(rows[-1], flush=True)

@@ -90,15 +90,13 @@ def peer_cost(record: Record) -> list[str]:
       row['evaluations'] or 'none',
       f'{row["step"]["base_ms"]:.2f}',
       f'{row["step"]["ratio"]:.3f}' + _quartiles(row['step'], 3),
-      f'{row["compile"]:.1f}',
-      f'{row["memory_copies"]:+.2f}',
     ]
     for row in record['rows']
   ]
   table = markdown.markdown_table(
     [
       *('network', 'optimizer', 'evaluations beside the base'),
-      *('base, ms', 'step', 'compilation', 'memory, copies'),
+      *('base, ms', 'step'),
     ],
     lines,
   )
@@ -248,8 +246,9 @@ def many_seeds(record: Record) -> list[str]:
   return [
     '## Many seeds',
     f'{record["num_seeds"]} seeds of {record["num_steps"]} steps, one after '
-    'another with one compiled program, as `isgd-jax compare` makes them, and '
-    'together under `jax.vmap`.',
+    'another with one compiled program, as `isgd-jax compare` makes them (the '
+    'seconds of each run are one of its two costs), and together under '
+    '`jax.vmap`.',
     table,
   ]
 
