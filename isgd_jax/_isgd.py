@@ -77,12 +77,13 @@ def isgd(
 
   Why these defaults: in the ablation (`RESULTS.md`, over SGD, momentum and
   Adam) a chase to the limit, of one or two steps, or by gradient descent left
-  more loss on drifting streams, and ten steps hardly less than five; the metric
-  of the base optimizer left more with Adam, and as much with SGD; a base state
-  that is advanced, and a base update that is kept, were no better. The
-  conservative weight, from 0 to 10^5, made next to no difference, and neither
-  did the guard, which costs an evaluation a chase and is there for the batches
-  that the ablation did not have. :func:`default_chart` says why that chart.
+  more loss on drifting streams; ten steps left a little less than five, for
+  more evaluations. The metric of the base optimizer left more with Adam on one
+  stream and less on the other, and as much with SGD; an advanced base state and
+  a base update that is kept made little difference. So did the conservative
+  weight, from 0 to 10^5, and the guard, which costs an evaluation a chase and
+  is there for the batches that the ablation did not have.
+  :func:`default_chart` says why that chart.
 
   Only the parameters that the base optimizer moves are chased: a leaf whose
   base update is zero throughout (frozen by `optax.set_to_zero` or
