@@ -65,13 +65,16 @@ def prepare_output_folder(path: str | os.PathLike[str]) -> pathlib.Path:
   return folder
 
 
-def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+def append_record(
+  path: pathlib.Path, record: Mapping[str, Any], *, is_compact: bool = False
+) -> None:
   r"""Appends one line of strict JSON, and synchronises it to disk.
 
   Args:
     path: the file; made where it is missing. A torn last line, left by a
       machine that stopped, is closed first, so that the new one stands alone.
     record: what to write; numbers that are not finite become null.
+    is_compact: whether spaces are left out.
 
   Raises:
     OutputError: the file cannot be written.
@@ -80,9 +83,9 @@ def append_record(path: pathlib.Path, record: Mapping[str, Any]) -> None:
     >>> path = pathlib.Path(tempfile.mkdtemp()) / 'runs.jsonl'
     >>> append_record(path, {'loss': math.nan})
     >>> path.read_text()
-    '{"loss":null}\n'
+    '{"loss": null}\n'
   """
-  line = to_json(record).encode() + b'\n'
+  line = to_json(record, is_compact=is_compact).encode() + b'\n'
   with explained(path), open(path, 'ab+', buffering=0) as file:
     if file.tell() > 0:
       file.seek(-1, os.SEEK_END)
@@ -162,20 +165,22 @@ def replace_file(
       new.unlink(missing_ok=True)
 
 
-def to_json(value: Any) -> str:
+def to_json(value: Any, *, is_compact: bool = False) -> str:
   """Strict JSON on one line: no NaN, no infinities, plain numbers.
 
   Args:
     value: mappings, sequences, strings, numbers, NumPy scalars and arrays.
+    is_compact: whether spaces are left out.
 
   Returns:
     The text; numbers that are not finite are null.
 
   Example:
     >>> to_json({'limit': np.float32(np.inf), 'steps': np.arange(2)})
-    '{"limit":null,"steps":[0,1]}'
+    '{"limit": null, "steps": [0, 1]}'
   """
-  return json.dumps(plain(value), allow_nan=False, separators=(',', ':'))
+  separators = (',', ':') if is_compact else None
+  return json.dumps(plain(value), allow_nan=False, separators=separators)
 
 
 def plain(value: Any) -> Any:

@@ -103,7 +103,9 @@ class Store:
       hashes[kind] = _hash(content)
       if hashes[kind] not in self._known:
         results.append_record(
-          self._path, {'kind': kind, 'hash': hashes[kind], 'content': content}
+          self._path,
+          {'kind': kind, 'hash': hashes[kind], 'content': content},
+          is_compact=True,
         )
         self._known.add(hashes[kind])
     return hashes
@@ -111,7 +113,7 @@ class Store:
   def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
     """Writes a run; as it is read back."""
     whole = results.plain(record)
-    results.append_record(self._path, whole)
+    results.append_record(self._path, whole, is_compact=True)
     self._keep(whole)
     return whole
 
