@@ -34,8 +34,8 @@ RATES = {
 }
 # The paper's queue has the loss judged in it: none of eleven or fewer losses is
 # three of their sigmas above their mean.
-PAPER = Algorithm('isgd', ChartSettings(window_size=20))
-ISGD = Algorithm('isgd', ChartSettings(window_size=11))
+PAPER = Algorithm('isgd', ChartSettings(window_size=20, sigma_multiplier=3.0))
+ISGD = Algorithm('isgd', ChartSettings(window_size=11, sigma_multiplier=3.0))
 
 
 @functools.cache

@@ -53,12 +53,12 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 CONFIG = TrainConfig(
   data=DataConfig(batch_size=16),
   optimizer=OptimizerConfig(learning_rate=0.1),
-  isgd=IsgdConfig(window_size=8, sigma_multiplier=0.5),
+  isgd=IsgdConfig(window_size=8, sigma_multiplier=0.5, flagged_losses='keep'),
   steps=30,
 )
 OPTIONS = (
   *('--batch-size', '16', '--learning-rate', '0.1', '--window-size', '8'),
-  *('--sigma-multiplier', '0.5'),
+  *('--sigma-multiplier', '0.5', '--flagged-losses', 'keep'),
 )
 ENDLESS = (*OPTIONS, '--steps', '1000000', '--checkpoint-every', '50')
 

@@ -164,7 +164,10 @@ def _plain(leaf):
 
 def test_reports_agree_with_the_chart():
   programs = build(
-    window_size=15, sigma_multiplier=2.0, optimizer={'learning_rate': 0.1}
+    window_size=15,
+    sigma_multiplier=2.0,
+    flagged_losses='keep',
+    optimizer={'learning_rate': 0.1},
   )
   _, report = run(programs, drifting_records())
   loss = report.loss.astype(np.float64)
@@ -297,7 +300,12 @@ def test_weight_decay_is_added_to_the_gradient(base):
 
 def test_every_option_of_isgd_reaches_it():
   """Each option changes the run, on records that make it chase."""
-  common = {'window_size': 15, 'optimizer': {'learning_rate': 0.1}}
+  common = {
+    'window_size': 15,
+    'sigma_multiplier': 3.0,
+    'flagged_losses': 'keep',
+    'optimizer': {'learning_rate': 0.1},
+  }
   records = list(drifting_records())
   default = run(build(**common), records)[0].params
   for option in (
