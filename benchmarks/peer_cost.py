@@ -23,14 +23,16 @@ class Peer(NamedTuple):
   """An optimizer and what it is a wrapper or a variant of.
 
   Attributes:
-    optimizer: takes what it needs of value, value_fn, grad and grad_fn.
+    optimizer: the optimizer.
     base: as it would be used without.
     evaluations: of a gradient or a loss in a step, beside the base's one.
+    arguments: of `update`, by name; some refuse what they do not know.
   """
 
   optimizer: Any
   base: Any
   evaluations: str
+  arguments: tuple[str, ...] = ('value', 'value_fn')
 
 
 def peers() -> dict[str, Peer]:
@@ -64,6 +66,7 @@ def peers() -> dict[str, Peer]:
       ),
       sgd,
       'at least one loss',
+      ('value', 'value_fn', 'grad'),
     ),
     '`optax.contrib.sam`, opaque mode': Peer(
       optax.contrib.sam(
@@ -74,12 +77,15 @@ def peers() -> dict[str, Peer]:
       ),
       momentum,
       'one gradient',
+      ('grad_fn',),
     ),
   }
 
 
-def lower(network: networks.Network, optimizer: Any, is_sam: bool) -> Any:
-  """The training step with all that any of the peers asks for."""
+def lower(
+  network: networks.Network, optimizer: Any, arguments: tuple[str, ...]
+) -> Any:
+  """The training step, with what a peer asks for."""
   optimizer = optax.with_extra_args_support(optimizer)
 
   def step(params, opt_state, batch):
@@ -87,12 +93,15 @@ def lower(network: networks.Network, optimizer: Any, is_sam: bool) -> Any:
       return network.loss_fn(params, batch)
 
     loss, grads = jax.value_and_grad(value_fn)(params)
-    # Each refuses what it does not know.
-    if is_sam:
-      further = {'grad_fn': lambda params, _: jax.grad(value_fn)(params)}
-    else:
-      further = {'value': loss, 'value_fn': value_fn, 'grad': grads}
-    updates, opt_state = optimizer.update(grads, opt_state, params, **further)
+    offered = {
+      'value': loss,
+      'value_fn': value_fn,
+      'grad': grads,
+      'grad_fn': lambda params, _: jax.grad(value_fn)(params),
+    }
+    updates, opt_state = optimizer.update(
+      grads, opt_state, params, **{name: offered[name] for name in arguments}
+    )
     return optax.apply_updates(params, updates), opt_state
 
   return jax.jit(step, donate_argnums=(0, 1)).lower(
@@ -108,8 +117,7 @@ def main(seconds: float) -> None:
     for name, peer in peers().items():
       steps = {}
       for role, optimizer in (('base', peer.base), ('peer', peer.optimizer)):
-        is_sam = 'sam' in name and role == 'peer'
-        compiled = lower(network, optimizer, is_sam).compile()
+        compiled = lower(network, optimizer, peer.arguments).compile()
         params = jax.tree.map(jnp.copy, network.params)
         opt_state = optax.with_extra_args_support(optimizer).init(params)
         steps[role] = measuring.stepper(

@@ -112,7 +112,8 @@ def _vector(scalars: Sequence[jax.Array]) -> jax.Array:
   """Scalars of one dtype as a vector.
 
   Element-wise, which XLA fuses with what made the scalars. A `jnp.stack` of
-  them is a kernel each, and took a quarter of the smallest steps.
+  them, and of the counters taken out of the vector before, took some 20
+  microseconds a step on a CPU.
   """
   places = jnp.arange(len(scalars))
   vector = jnp.full(len(scalars), scalars[0])

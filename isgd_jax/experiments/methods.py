@@ -10,10 +10,9 @@
 
 The learning rate and its decay are arguments of every program, so that a whole
 tuning grid shares one compilation. Extra base steps are no loop inside the
-program: on a CPU, XLA runs a convolution in a loop several times slower than
-outside, which would make the baselines look slower than they are. `twice` is
-one program of two steps; `random` calls the program of one step as often as it
-has to.
+program: what XLA does worse in a loop (the convolutions of `jax.lax` on a CPU,
+say) would make the baselines look slower than they are. `twice` is one program
+of two steps; `random` calls the program of one step as often as it has to.
 """
 
 from collections.abc import Callable

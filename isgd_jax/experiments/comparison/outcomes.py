@@ -33,7 +33,7 @@ def outcome_of(
 
   Args:
     task: what it was on.
-    purpose: of a tuning run little is kept.
+    purpose: of a tuning run little is kept, and no traces.
     result: the run.
     change_points: of its stream.
     has_traces: whether what happened along the run is kept, not its end alone.
@@ -61,7 +61,7 @@ def outcome_of(
     'summary': rounded(summary),
     'extra_steps': histogram(result.extra_evaluations()),
   }
-  if not has_traces:
+  if purpose == 'tuning' or not has_traces:
     return outcome
   if task.is_stream:
     outcome['recovery'] = recovery_trace(metrics, change_points)

@@ -220,7 +220,7 @@ class _Runner:
           purpose,
           result,
           stream.change_points,
-          has_traces=self._plan.has_traces and purpose == 'reporting',
+          has_traces=self._plan.has_traces,
         ),
       }
       record = self._store.append(record, **shared)

@@ -17,7 +17,7 @@ from isgd_jax.experiments.comparison.contestants import METHODS
 from isgd_jax.experiments.comparison.records import read_runs
 from isgd_jax.experiments.comparison.workloads import LARGE_WORKLOADS
 from isgd_jax.experiments.comparison.workloads import WORKLOADS
-from isgd_jax.experiments.stream_training import train
+from tests.experiments.comparison.training import Training
 
 TINY = (
   *('compare', 'stationary-digits', '--methods', 'base', 'isgd', 'random'),
@@ -123,21 +123,6 @@ def test_the_help_names_all_workloads_and_methods(capsys):
 
 
 # Running it
-
-
-class Training:
-  """The real training, counted, and interrupted once if asked."""
-
-  def __init__(self, interrupt_at=None):
-    self.num_runs = 0
-    self._interrupt_at = interrupt_at
-
-  def __call__(self, *args, **kwargs):
-    if self.num_runs == self._interrupt_at:
-      self._interrupt_at = None
-      raise KeyboardInterrupt
-    self.num_runs += 1
-    return train(*args, **kwargs)
 
 
 def test_a_comparison_that_is_stopped_goes_on_and_is_reported(

@@ -92,7 +92,7 @@ def test_a_diverged_run_has_no_numbers_of_its_worth(task):
 
 def test_little_is_kept_of_a_tuning_run():
   result = result_of(400)
-  kept = keep(STREAM, 'tuning', result, has_traces=False)
+  kept = keep(STREAM, 'tuning', result)
   assert set(kept) == {'summary', 'extra_steps'}
   assert 'share_undertrained' not in kept['summary']
   # What the tuning and the sums of seconds need.

@@ -19,7 +19,7 @@ from isgd_jax.experiments.comparison.records import Store
 from isgd_jax.experiments.comparison.records import read_runs
 from isgd_jax.experiments.comparison.tasks import Task
 from isgd_jax.experiments.methods import StepMetrics
-from isgd_jax.experiments.stream_training import train
+from tests.experiments.comparison.training import Training
 
 STREAM = Task(
   'test/stream',
@@ -77,21 +77,6 @@ class Bar:
 
   def set_postfix(self, **kwargs):
     del kwargs
-
-
-class Training:
-  """The real training, counted, and interrupted once if asked."""
-
-  def __init__(self, interrupt_at=None):
-    self.num_runs = 0
-    self._interrupt_at = interrupt_at
-
-  def __call__(self, *args, **kwargs):
-    if self.num_runs == self._interrupt_at:
-      self._interrupt_at = None
-      raise KeyboardInterrupt
-    self.num_runs += 1
-    return train(*args, **kwargs)
 
 
 @pytest.fixture
