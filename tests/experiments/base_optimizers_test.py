@@ -34,9 +34,10 @@ def test_a_traced_rate_gives_optax_s_updates(name):
   state = expected_state = OPTAX[name].init(PARAMS)
   for scale in (1.0, -0.3, 2.0):
     grads = jax.tree.map(lambda p, scale=scale: scale * p, PARAMS)
-    updates, state = update(0.1, grads, state, scale**2)
+    value = jnp.float32(scale**2)
+    updates, state = update(0.1, grads, state, value)
     expected, expected_state = update_with(
-      OPTAX[name], grads, expected_state, scale**2
+      OPTAX[name], grads, expected_state, value
     )
     chex.assert_trees_all_close(updates, expected, rtol=1e-5)
 
