@@ -19,6 +19,7 @@ from benchmarks import measuring
 from benchmarks import networks
 from benchmarks import step_cost
 import isgd_jax
+from isgd_jax import _leaf_scalars
 
 _WINDOW_SIZE = 100
 _DAMPING = 1e-6
@@ -47,7 +48,9 @@ def lower_one_loop(
       target = jnp.where(is_first, reading.mean, target)
       is_chasing = ~is_first | reading.is_above
       updates, moved = base.update(grads, base_state, params)
-      squares = optax.tree.norm(grads, squared=True)
+      squares = _leaf_scalars.sum_of(
+        [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)], jnp.float32
+      )
       scale = (loss - target) / (squares + _DAMPING)
       is_over = ~is_chasing | (loss <= target)
       is_over |= num_trips >= step_cost.NUM_CHASE_STEPS

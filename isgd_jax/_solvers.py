@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from isgd_jax import _checks
+from isgd_jax import _leaf_scalars
 from isgd_jax import _subproblem
 
 
@@ -231,4 +232,4 @@ def _inner(
     a,
     b,
   )
-  return sum(jax.tree.leaves(products), start=jnp.zeros((), dtype))
+  return _leaf_scalars.sum_of(jax.tree.leaves(products), dtype)

@@ -14,12 +14,13 @@ and :math:`n_w` their number. Plain functions: none of this needs an optimizer.
 from __future__ import annotations
 
 from collections.abc import Callable
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from isgd_jax import _leaf_scalars
 
 
 class Subproblem(NamedTuple):
@@ -194,7 +195,7 @@ def chase(
       grad = optax.tree.cast_like(grad, kept_grad)
     if guard:
       is_good = jnp.isfinite(loss) & (loss < loss_found)
-      is_good &= _all_finite(result.params, subproblem.is_movable)
+      is_good &= _all_finite(result.params, subproblem.is_movable, loss.dtype)
       is_reverted = result.is_reverted | (is_last & ~is_good)
       params = optax.tree.where(is_reverted, subproblem.anchor, params)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
@@ -239,13 +240,15 @@ def chase(
   return jax.lax.while_loop(is_chasing, evaluate_then_step, carry).result
 
 
-def _all_finite(params: optax.Params, is_movable: Any) -> jax.Array:
+def _all_finite(
+  params: optax.Params, is_movable: Any, dtype: jax.typing.DTypeLike
+) -> jax.Array:
   """Whether every element of every leaf that may move is finite."""
-  leaves = jax.tree.map(
-    lambda m, p: jnp.all(jnp.isfinite(p)) | jnp.logical_not(m),
+  # Zero times what is not finite is NaN. A sum is made in one pass; before a
+  # conjunction XLA stores a predicate of every element on CPUs.
+  zeros = jax.tree.map(
+    lambda m, p: jnp.where(m, jnp.sum(0 * p.astype(dtype)), 0),
     is_movable,
     params,
   )
-  return functools.reduce(
-    jnp.logical_and, jax.tree.leaves(leaves), jnp.ones((), bool)
-  )
+  return _leaf_scalars.sum_of(jax.tree.leaves(zeros), dtype) == 0

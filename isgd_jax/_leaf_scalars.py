@@ -1,0 +1,21 @@
+"""One scalar from many: the sum of a scalar of each leaf.
+
+XLA fuses a chain of additions into everything that uses its sum. A step of the
+chase scales each leaf by a sum over all leaves, so the compiled program grew
+with the square of their number: of ResNet-18, with 62 leaves, that was half of
+the time that compilation took. A reduction over a vector is computed once. The
+barrier keeps XLA from taking the vector apart into the chain again.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+
+def sum_of(
+  scalars: Sequence[jax.Array], dtype: jax.typing.DTypeLike
+) -> jax.Array:
+  """Sum of scalars of `dtype`; zero if there are none."""
+  vector = jnp.stack([*scalars, jnp.zeros((), dtype)])
+  return jnp.sum(jax.lax.optimization_barrier(vector))
