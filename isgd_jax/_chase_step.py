@@ -83,8 +83,8 @@ def chase_or_update(
 
   def run(slot):
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
-    slot = optax.tree.cast_like(slot, updates)
-    base_updates, _ = base_update(slot, base_state, params)
+    grad = optax.tree.cast_like(slot, updates)
+    base_updates, _ = base_update(grad, base_state, params)
     dtypes = jax.tree.map(jnp.result_type, updates)
 
     def respond(grad):
@@ -100,20 +100,27 @@ def chase_or_update(
       max_steps=settings.max_chase_steps,
       tolerance=settings.tolerance,
       guard=settings.guard,
-      start_grad=slot if recover_grad else batch.grad,
+      start_grad=grad if recover_grad else batch.grad,
       recover_grad=recover_grad,
     )
-    fallback = result.grad if recover_grad else slot
-    chased = jax.tree.map(_difference, result.params, params)
+    chased = optax.tree.cast_like(result.left, params)
     left = jax.tree.map(
-      lambda g, u: jnp.where(result.is_reverted, *_promote(g, u)),
-      fallback,
+      lambda of_anchor, new, old, wide: jnp.where(
+        result.is_reverted,
+        of_anchor.astype(wide.dtype),
+        _difference(new, old).astype(wide.dtype),
+      ),
+      result.left if recover_grad else grad,
       chased,
+      params,
+      slot,
     )
     return left, _outcome_of(result, batch.loss)
 
   # Wide enough for both a gradient and an update; a no-op where they agree.
-  slot = jax.tree.map(lambda g, p: _promote(g, p)[0], updates, params)
+  slot = jax.tree.map(
+    lambda g, p: _subproblem.promote(g, p)[0], updates, params
+  )
   slot, outcome = _run_once_if(
     _is_chase_due(settings, batch), run, slot, no_chase(batch.loss)
   )
@@ -177,7 +184,7 @@ def update_then_chase(
         is_unmoved, u, _difference(new, old).astype(u.dtype)
       ),
       base_updates,
-      result.params,
+      result.left,
       params,
     )
     return left, _outcome_of(result, batch.loss)
@@ -281,21 +288,14 @@ def _base_response(
 
 def _half_difference(a: jax.Array, b: jax.Array) -> jax.Array:
   """Half of `a - b`, in at least float32."""
-  a, _ = _promote(a, jnp.zeros((), jnp.float32))
-  b, _ = _promote(b, jnp.zeros((), jnp.float32))
+  a, _ = _subproblem.promote(a, jnp.zeros((), jnp.float32))
+  b, _ = _subproblem.promote(b, jnp.zeros((), jnp.float32))
   return 0.5 * (a - b)
 
 
 def _difference(new: jax.Array, old: jax.Array) -> jax.Array:
   """`new - old`, zero also where both are the same infinity."""
   return jnp.where(new == old, jnp.zeros_like(new), new - old)
-
-
-def _promote(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Both in the narrowest dtype that holds either, also in strict promotion."""
-  with jax.numpy_dtype_promotion('standard'):
-    dtype = jnp.promote_types(jnp.result_type(a), jnp.result_type(b))
-  return jnp.asarray(a, dtype), jnp.asarray(b, dtype)
 
 
 def no_chase(loss: jax.Array) -> Outcome:

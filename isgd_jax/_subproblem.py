@@ -89,17 +89,15 @@ class ChaseResult(NamedTuple):
   """Where a chase ended.
 
   Attributes:
-    params: the parameters it left; the anchor if it was reverted.
-    grad: gradient of the batch at `params` if the chase was reverted and was
-      asked to recover it; otherwise nothing to use (None if never asked).
+    left: the parameters it left. If it was reverted, the gradient of the batch
+      at the anchor where that was to be recovered, else the anchor.
     loss: last loss evaluated before a revert, floating scalar.
     num_steps: steps taken, int32 scalar.
     num_evaluations: values-and-gradients computed, int32 scalar.
     is_reverted: whether the guard undid the chase, boolean scalar.
   """
 
-  params: optax.Params
-  grad: optax.Updates | None
+  left: optax.Params | optax.Updates
   loss: jax.Array
   num_steps: jax.Array
   num_evaluations: jax.Array
@@ -151,13 +149,15 @@ def chase(
     start_grad: gradient at `start`, if it is the anchor and its gradient is
       known; it saves the first evaluation.
     recover_grad: whether a reverted chase that was given `start_grad` is to
-      return the gradient at the anchor. That takes one more evaluation, in
-      place of a copy of the gradient held through every chase.
+      leave the gradient at the anchor, in the dtypes that hold it and the
+      parameters. That takes one more evaluation, in place of a copy of the
+      gradient held through every chase: one slot has the parameters that are
+      chased, and after a revert the gradient.
 
   Returns:
     A :class:`ChaseResult`.
   """
-  kept_grad = start_grad if recover_grad else None
+  recovers_grad = guard and recover_grad and start_grad is not None
   enough = subproblem.target + tolerance * (loss_found - subproblem.target)
 
   def take_step(params, loss, grad, solver_state):
@@ -181,33 +181,36 @@ def chase(
   def evaluate_then_step(carry: _ChaseCarry) -> _ChaseCarry:
     """Evaluates where the chase stands; stops, reverts, or takes a step."""
     result = carry.result
-    loss, grad = value_and_grad_fn(result.params)
+    params = optax.tree.cast_like(result.left, subproblem.anchor)
+    loss, grad = value_and_grad_fn(params)
     is_last = (
       (loss <= enough) | ~jnp.isfinite(loss) | (result.num_steps >= max_steps)
     )
-    stepped, solver_state = take_step(
-      result.params, loss, grad, carry.solver_state
-    )
-    params = optax.tree.where(is_last, result.params, stepped)
+    stepped, solver_state = take_step(params, loss, grad, carry.solver_state)
+    left = optax.tree.where(is_last, params, stepped)
     num_steps = result.num_steps + (~is_last).astype(jnp.int32)
     is_over, is_reverted = is_last, result.is_reverted
-    if kept_grad is not None:
-      grad = optax.tree.cast_like(grad, kept_grad)
     if guard:
       is_good = jnp.isfinite(loss) & (loss < loss_found)
-      is_good &= _all_finite(result.params, subproblem.is_movable, loss.dtype)
+      is_good &= _all_finite(params, subproblem.is_movable, loss.dtype)
       is_reverted = result.is_reverted | (is_last & ~is_good)
-      params = optax.tree.where(is_reverted, subproblem.anchor, params)
+      left = optax.tree.where(is_reverted, subproblem.anchor, left)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
-      if kept_grad is not None:
+      if recovers_grad:
         # One more trip of this loop, at the anchor, recovers the gradient.
         is_over = jnp.where(is_reverted, result.is_reverted, is_last)
+        left = optax.tree.where(
+          result.is_reverted,
+          optax.tree.cast_like(
+            optax.tree.cast_like(grad, start_grad), result.left
+          ),
+          optax.tree.cast_like(left, result.left),
+        )
     else:
       is_over = is_last | (num_steps >= max_steps)
     return _ChaseCarry(
       ChaseResult(
-        params=params,
-        grad=None if kept_grad is None else grad,
+        left=left,
         loss=jnp.where(result.is_reverted, result.loss, loss),
         num_steps=num_steps,
         num_evaluations=result.num_evaluations + 1,
@@ -224,11 +227,12 @@ def chase(
       start, loss_found, start_grad, solver_state
     )
     num_steps = num_steps + 1
+  if recovers_grad:
+    params = jax.tree.map(lambda p, g: promote(p, g)[0], params, start_grad)
   is_false = jnp.zeros((), bool)
   carry = _ChaseCarry(
     ChaseResult(
-      params=params,
-      grad=kept_grad,
+      left=params,
       loss=loss_found,
       num_steps=num_steps,
       num_evaluations=jnp.zeros((), jnp.int32),
@@ -238,6 +242,13 @@ def chase(
     is_over=is_false,
   )
   return jax.lax.while_loop(is_chasing, evaluate_then_step, carry).result
+
+
+def promote(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Both in the narrowest dtype that holds either, also in strict promotion."""
+  with jax.numpy_dtype_promotion('standard'):
+    dtype = jnp.promote_types(jnp.result_type(a), jnp.result_type(b))
+  return jnp.asarray(a, dtype), jnp.asarray(b, dtype)
 
 
 def _all_finite(
