@@ -2,14 +2,17 @@
 
 import argparse
 import importlib
+import os
 import subprocess
 import sys
 
 import jax
 
+from benchmarks import measuring
 from benchmarks import report
 
-# In this order; each is a module with `main(seconds)`.
+# In this order; each is a module with `main(seconds)`. The first is measured
+# once more with `--keep-memory`.
 PARTS = (
   'step_cost',
   'peer_cost',
@@ -31,21 +34,35 @@ def main() -> None:
   parser.add_argument(
     '--seconds', type=float, default=20.0, help='of timing, about, per figure'
   )
+  parser.add_argument(
+    '--keep-memory',
+    action='store_true',
+    help='with an allocator that hands no memory back to the system',
+  )
   options = parser.parse_args()
   unknown = set(options.parts) - set(PARTS)
   if unknown:
     parser.error(f'no part {sorted(unknown)}: choose from {", ".join(PARTS)}')
+  if options.keep_memory and not measuring.keeps_memory():
+    # The allocator reads its settings when a process starts.
+    os.environ.update(measuring.KEEPING_MEMORY)
+    os.execv(
+      sys.executable, [sys.executable, '-m', 'benchmarks', *sys.argv[1:]]
+    )
   if len(options.parts) == 1:
     (part,) = options.parts
     if part == 'data_parallel_cost':
       jax.config.update('jax_num_cpu_devices', _NUM_CPU_DEVICES)
     importlib.import_module(f'benchmarks.{part}').main(options.seconds)
   else:
-    for part in options.parts or PARTS:
-      print(f'== {part}', flush=True)
+    parts = [[part] for part in options.parts or PARTS]
+    if not options.parts:
+      parts.insert(1, [PARTS[0], '--keep-memory'])
+    for part in parts:
+      print('==', *part, flush=True)
       subprocess.run(
         [
-          *(sys.executable, '-m', 'benchmarks', part),
+          *(sys.executable, '-m', 'benchmarks', *part),
           *('--seconds', str(options.seconds)),
         ],
         check=True,

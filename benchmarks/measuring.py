@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import datetime
 import json
+import os
 import pathlib
 import re
 import time
@@ -17,6 +18,17 @@ from isgd_jax.experiments import results
 FOLDER = pathlib.Path(__file__).resolve().parent
 _MAX_ROUNDS = 3000
 _MIN_ROUNDS = 5
+# By default glibc hands temporaries of more than 32 MiB back to the system after
+# each step, and gets them anew, page by page, in the next.
+KEEPING_MEMORY = {
+  'MALLOC_MMAP_THRESHOLD_': str(2**30),
+  'MALLOC_TRIM_THRESHOLD_': str(2**32),
+}
+
+
+def keeps_memory() -> bool:
+  """Whether this process was started with `KEEPING_MEMORY`."""
+  return all(os.environ.get(k) == v for k, v in KEEPING_MEMORY.items())
 
 
 def in_turn(
@@ -127,6 +139,7 @@ def append(part: str, rows: list[dict[str, Any]], **more: Any) -> None:
   record = {
     'date': datetime.date.today().isoformat(),
     **results.environment(),
+    'keeps_memory': keeps_memory(),
     **more,
     'rows': rows,
   }
@@ -134,12 +147,13 @@ def append(part: str, rows: list[dict[str, Any]], **more: Any) -> None:
 
 
 def newest(part: str) -> list[dict[str, Any]]:
-  """The newest line of each kind of device in a part's file."""
+  """The newest line of a part of each kind of device and allocator."""
   path = FOLDER / f'{part}.jsonl'
   if not path.exists():
     return []
-  of_device: dict[str, dict[str, Any]] = {}
+  of_place: dict[Any, dict[str, Any]] = {}
   for line in path.read_text().splitlines():
     record = json.loads(line)
-    of_device[record['hardware']['device']] = record
-  return list(of_device.values())
+    keeps = record.get('keeps_memory', False)
+    of_place[record['hardware']['device'], keeps] = record
+  return [of_place[place] for place in sorted(of_place)]

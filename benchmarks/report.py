@@ -67,6 +67,15 @@ def step_cost(record: Record) -> list[str]:
     ],
     lines,
   )
+  if record.get('keeps_memory'):
+    settings = ' '.join(f'{k}={v}' for k, v in measuring.KEEPING_MEMORY.items())
+    return [
+      '## The same with an allocator that keeps its memory',
+      f'`{settings}`: on Linux the C library hands temporaries of more than '
+      '32 MiB back after each step by default, and gets them anew, page by '
+      'page, in the next. A program that may chase asks for more of them.',
+      table,
+    ]
   return [
     '## A training step',
     'The bars: without a chase at most '
