@@ -18,8 +18,8 @@ from isgd_jax.experiments import results
 FOLDER = pathlib.Path(__file__).resolve().parent
 _MAX_ROUNDS = 3000
 _MIN_ROUNDS = 5
-# By default glibc hands temporaries of more than 32 MiB back to the system after
-# each step, and gets them anew, page by page, in the next.
+# By default glibc hands temporaries of more than 32 MiB back to the system
+# after each step, and gets them anew, page by page, in the next.
 KEEPING_MEMORY = {
   'MALLOC_MMAP_THRESHOLD_': str(2**30),
   'MALLOC_TRIM_THRESHOLD_': str(2**32),

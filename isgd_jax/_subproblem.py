@@ -157,7 +157,7 @@ def chase(
   Returns:
     A :class:`ChaseResult`.
   """
-  recovers_grad = guard and recover_grad and start_grad is not None
+  grad_to_recover = start_grad if guard and recover_grad else None
   enough = subproblem.target + tolerance * (loss_found - subproblem.target)
 
   def take_step(params, loss, grad, solver_state):
@@ -196,13 +196,13 @@ def chase(
       is_reverted = result.is_reverted | (is_last & ~is_good)
       left = optax.tree.where(is_reverted, subproblem.anchor, left)
       num_steps = jnp.where(result.is_reverted, result.num_steps, num_steps)
-      if recovers_grad:
+      if grad_to_recover is not None:
         # One more trip of this loop, at the anchor, recovers the gradient.
         is_over = jnp.where(is_reverted, result.is_reverted, is_last)
         left = optax.tree.where(
           result.is_reverted,
           optax.tree.cast_like(
-            optax.tree.cast_like(grad, start_grad), result.left
+            optax.tree.cast_like(grad, grad_to_recover), result.left
           ),
           optax.tree.cast_like(left, result.left),
         )
@@ -227,8 +227,10 @@ def chase(
       start, loss_found, start_grad, solver_state
     )
     num_steps = num_steps + 1
-  if recovers_grad:
-    params = jax.tree.map(lambda p, g: promote(p, g)[0], params, start_grad)
+  if grad_to_recover is not None:
+    params = jax.tree.map(
+      lambda p, g: promote(p, g)[0], params, grad_to_recover
+    )
   is_false = jnp.zeros((), bool)
   carry = _ChaseCarry(
     ChaseResult(

@@ -298,14 +298,27 @@ def _num_cpus() -> int | None:
 
 @functools.cache
 def _commit() -> str | None:
-  """The commit of a source checkout, marked where it was edited since."""
-  folder = pathlib.Path(__file__).parent
-  command = ['git', 'describe', '--always', '--abbrev=12', '--dirty']
+  """The commit of a source checkout, marked where its code was edited since.
+
+  Records and the pages made of them are not code: each run adds to them.
+  """
+  # Tags are of no use here, and may be missing in a shallow clone.
+  commit = _git('describe', '--always', '--abbrev=12', '--exclude=*')
+  if commit is None:
+    return None
+  edited = _git(
+    *('status', '--porcelain', '--untracked-files=no', '--', ':/'),
+    *(':(exclude,top)*.jsonl', ':(exclude,top)*.md', ':(exclude,top)*.png'),
+  )
+  return f'{commit}-dirty' if edited else commit
+
+
+def _git(*arguments: str) -> str | None:
+  """What git prints, or None without git or a checkout."""
   try:
-    # Tags are of no use here, and may be missing in a shallow clone.
     found = subprocess.run(
-      [*command, '--exclude=*'],
-      cwd=folder,
+      ['git', *arguments],
+      cwd=pathlib.Path(__file__).parent,
       capture_output=True,
       text=True,
       timeout=10,
