@@ -11,10 +11,11 @@ import jax
 from benchmarks import measuring
 from benchmarks import report
 
-# In this order; each is a module with `main(seconds)`. The first is measured
-# once more with `--keep-memory`.
+# In this order; each is a module with `main(seconds)`. The first two are
+# measured once more with `--keep-memory`.
 PARTS = (
   'step_cost',
+  'step_parts',
   'peer_cost',
   'data_parallel_cost',
   'loop_trial',
@@ -57,7 +58,7 @@ def main() -> None:
   else:
     parts = [[part] for part in options.parts or PARTS]
     if not options.parts:
-      parts.insert(1, [PARTS[0], '--keep-memory'])
+      parts[2:2] = [[part, '--keep-memory'] for part in PARTS[:2]]
     for part in parts:
       print('==', *part, flush=True)
       subprocess.run(

@@ -87,6 +87,46 @@ def step_cost(record: Record) -> list[str]:
     'of the base, on the path without a chase (all three from the compiled '
     'program).',
     table,
+    'What was tried where a bar is missed. *No chase*, below a millisecond: '
+    'what is left is the dispatch of the chart, of its state and of a loop that '
+    'does not run; fewer operations in the chart, and fewer scalars through '
+    'the loop, gained nothing that could be measured. *No chase*, longer '
+    'steps: where temporaries pass 32 MiB it is the allocator (the next '
+    'table); the parts are measured one by one below. *Compilation*: sums over '
+    'the leaves are computed once, where they were compiled into each leaf; '
+    'what is left is the network twice, some eight operations of the chase on '
+    'each leaf, and the chart. One loop for the whole step is a trial further '
+    'below. *Memory*: one slot holds the parameters that are chased and, after '
+    'a revert, the gradient, which needs no other.',
+  ]
+
+
+def step_parts(record: Record) -> list[str]:
+  """The parts of a step without a chase."""
+  names = list(record['rows'][0]['steps'])
+  lines = [
+    [
+      f'{row["network"]}; {row["base"]}',
+      f'{row["steps"][names[0]]["base_ms"]:.2f}',
+      *(
+        f'{row["steps"][name]["ratio"]:.3f}' + _quartiles(row['steps'][name], 3)
+        for name in names
+      ),
+    ]
+    for row in record['rows']
+  ]
+  titles = [name if name == 'isgd' else f'+ {name}' for name in names]
+  table = markdown.markdown_table(['training step', 'base, ms', *titles], lines)
+  if record.get('keeps_memory'):
+    return ['With the allocator that keeps its memory:', table]
+  return [
+    '## Where the time of a step without a chase goes',
+    'Parts of `isgd`, one added to the other: a loop that does not run and '
+    'hands the gradient through, the state of the base kept where there was a '
+    'chase, the choice between two updates, the chart; and `isgd` itself, '
+    'whose program has the chase in it. (A base step may copy what these '
+    'update in place, and so take longer.)',
+    table,
   ]
 
 
@@ -264,6 +304,7 @@ def many_seeds(record: Record) -> list[str]:
 
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
   'step_cost': step_cost,
+  'step_parts': step_parts,
   'peer_cost': peer_cost,
   'data_parallel_cost': data_parallel_cost,
   'loop_trial': loop_trial,
