@@ -88,10 +88,10 @@ def step_cost(record: Record) -> list[str]:
     'program).',
     table,
     'What was tried where a bar is missed. *No chase*, below a millisecond: '
-    'what is left is the dispatch of the chart, of its state and of a loop that '
-    'does not run; fewer operations in the chart, and fewer scalars through '
-    'the loop, gained nothing that could be measured. *No chase*, longer '
-    'steps: where temporaries pass 32 MiB it is the allocator (the next '
+    'what is left is the dispatch of the chart, of its state and of a loop '
+    'that does not run; fewer operations in the chart, and fewer scalars '
+    'through the loop, gained nothing that could be measured. *No chase*, '
+    'longer steps: where temporaries pass 32 MiB it is the allocator (the next '
     'table); the parts are measured one by one below. *Compilation*: sums over '
     'the leaves are computed once, where they were compiled into each leaf; '
     'what is left is the network twice, some eight operations of the chase on '
