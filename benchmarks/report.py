@@ -269,7 +269,8 @@ def training_run(record: Record) -> list[str]:
   return [
     '## Whole runs',
     'Wall-clock of processes, imports, compilation, evaluation, checkpoints '
-    'and logs included.',
+    'and logs included. A run with ISGD compiles a larger program, and draws '
+    'its control chart at the end.',
     table,
     f'A step of LeNet takes {waiting["step_ms"]:.0f} ms, and '
     f'{100 * waiting["share_waiting"]:.1f} % of it is waiting for data. Steps '
