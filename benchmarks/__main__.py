@@ -11,8 +11,7 @@ import jax
 from benchmarks import measuring
 from benchmarks import report
 
-# In this order; each is a module with `main(seconds)`. The first two are
-# measured once more with `--keep-memory`.
+# In this order; each is a module with `main(seconds)`.
 PARTS = (
   'step_cost',
   'step_parts',
@@ -23,6 +22,8 @@ PARTS = (
   'training_run',
   'many_seeds',
 )
+# What is measured once more with `--keep-memory`, if all parts are.
+_ONCE_MORE = ('step_cost', 'step_parts')
 _NUM_CPU_DEVICES = 8
 
 
@@ -57,8 +58,8 @@ def main() -> None:
     importlib.import_module(f'benchmarks.{part}').main(options.seconds)
   else:
     parts = [[part] for part in options.parts or PARTS]
-    if not options.parts:
-      parts[2:2] = [[part, '--keep-memory'] for part in PARTS[:2]]
+    if not options.parts and not options.keep_memory:
+      parts += [[part, '--keep-memory'] for part in _ONCE_MORE]
     for part in parts:
       print('==', *part, flush=True)
       subprocess.run(

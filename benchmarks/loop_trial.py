@@ -48,9 +48,7 @@ def lower_one_loop(
       target = jnp.where(is_first, reading.mean, target)
       is_chasing = ~is_first | reading.is_above
       updates, moved = base.update(grads, base_state, params)
-      squares = _leaf_scalars.sum_of(
-        [jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)], jnp.float32
-      )
+      squares = _leaf_scalars.squared_norm(grads, jnp.float32)
       scale = (loss - target) / (squares + _DAMPING)
       is_over = ~is_chasing | (loss <= target)
       is_over |= num_trips >= step_cost.NUM_CHASE_STEPS

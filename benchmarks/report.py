@@ -94,9 +94,10 @@ def step_cost(record: Record) -> list[str]:
     'longer steps: where temporaries pass 32 MiB it is the allocator (the next '
     'table); the parts are measured one by one below. *Compilation*: sums over '
     'the leaves are computed once, where they were compiled into each leaf; '
-    'what is left is the network twice, some eight operations of the chase on '
-    'each leaf, and the chart. One loop for the whole step is a trial further '
-    'below. *Memory*: one slot holds the parameters that are chased and, after '
+    'what is left is the network twice, the chart, and the operations of the '
+    'chase on each leaf: 11 of an MLP and 14 of ResNet-18, counted in the '
+    'compiled programs. One loop for the whole step is a trial further below. '
+    '*Memory*: one slot holds the parameters that are chased and, after '
     'a revert, the gradient, which needs no other.',
   ]
 

@@ -246,21 +246,13 @@ def _subproblem_of(
     num_training_steps=batch.num_training_steps,
     is_movable=jax.tree.map(_is_not_zero, base_updates),
     base_response=lambda grad: optax.tree.cast(base_response(grad), dtype),
-    base_update_norm=_norm(base_updates, dtype),
+    base_update_norm=jnp.sqrt(_leaf_scalars.squared_norm(base_updates, dtype)),
   )
 
 
 def _is_not_zero(leaf: jax.Array) -> jax.Array:
   """Whether any element is not zero; by a sum, as `_subproblem._all_finite`."""
   return jnp.sum(jnp.abs(leaf)) != 0
-
-
-def _norm(tree: optax.Updates, dtype: jax.typing.DTypeLike) -> jax.Array:
-  """Euclidean length of a tree, accumulated in `dtype`."""
-  squares = [
-    jnp.sum(jnp.square(leaf.astype(dtype))) for leaf in jax.tree.leaves(tree)
-  ]
-  return jnp.sqrt(_leaf_scalars.sum_of(squares, dtype))
 
 
 def _base_response(

@@ -8,6 +8,7 @@ barrier keeps XLA from taking the vector apart into the chain again.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,3 +20,14 @@ def sum_of(
   """Sum of scalars of `dtype`; zero if there are none."""
   vector = jnp.stack([*scalars, jnp.zeros((), dtype)])
   return jnp.sum(jax.lax.optimization_barrier(vector))
+
+
+def squared_norm(tree: Any, dtype: jax.typing.DTypeLike) -> jax.Array:
+  """Sum of the squares of all elements, accumulated in `dtype`.
+
+  `optax.tree.norm` adds up the leaves in the chain that is to be avoided.
+  """
+  squares = [
+    jnp.sum(jnp.square(leaf.astype(dtype))) for leaf in jax.tree.leaves(tree)
+  ]
+  return sum_of(squares, dtype)

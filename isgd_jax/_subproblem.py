@@ -201,9 +201,7 @@ def chase(
         is_over = jnp.where(is_reverted, result.is_reverted, is_last)
         left = optax.tree.where(
           result.is_reverted,
-          optax.tree.cast_like(
-            optax.tree.cast_like(grad, grad_to_recover), result.left
-          ),
+          optax.tree.cast_like(grad, result.left),
           optax.tree.cast_like(left, result.left),
         )
     else:

@@ -201,12 +201,13 @@ def test_the_guard_reverts_a_chase_that_ends_worse_or_not_finite(
   assert float(loss) == 3.0
 
 
-def test_the_guard_sees_parameters_that_the_loss_does_not():
-  """A leaf whose gradient is NaN and that the loss ignores: still reverted."""
+@pytest.mark.parametrize('bad', [jnp.nan, jnp.inf, -jnp.inf])
+def test_the_guard_sees_parameters_that_the_loss_does_not(bad):
+  """A leaf that is not finite and that the loss ignores: still reverted."""
 
   def solver_step(state, subproblem, params, loss, grad):
     del subproblem, loss, grad
-    return {'used': 0.5 * params['used'], 'unused': jnp.log(-1.0)}, state
+    return {'used': 0.5 * params['used'], 'unused': bad}, state
 
   result, _, _ = chase(
     lambda p: p['used'] ** 2,
