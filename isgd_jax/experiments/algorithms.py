@@ -38,6 +38,17 @@ class ChartSettings:
   flagged_losses: str = 'winsorize'
   smoothing: float = 0.3
 
+  def as_record(self) -> dict[str, Any]:
+    """The settings as records have them; runs are named by these keys."""
+    return {
+      'kind': self.kind,
+      'window_size': self.window_size,
+      'sigma_multiplier': self.sigma_multiplier,
+      'sigma_estimator': self.sigma_estimator,
+      'flagged_losses': self.flagged_losses,
+      'smoothing': self.smoothing,
+    }
+
   def build(self) -> isgd_jax.ControlChart:
     """Makes the chart.
 
@@ -105,6 +116,17 @@ class Algorithm:
   solver_options: tuple[tuple[str, Any], ...] = ()
   options: tuple[tuple[str, Any], ...] = ()
   num_base_steps: int = 1
+
+  def as_record(self) -> dict[str, Any]:
+    """The settings as records have them; runs are named by these keys."""
+    return {
+      'kind': self.kind,
+      'chart': self.chart.as_record(),
+      'solver': self.solver,
+      'solver_options': self.solver_options,
+      'options': self.options,
+      'num_base_steps': self.num_base_steps,
+    }
 
   @property
   def max_evaluations(self) -> int:

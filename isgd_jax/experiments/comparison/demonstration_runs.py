@@ -57,7 +57,7 @@ def plan_runs(
   """
   for base in learning_rates:
     check_name('base optimizer', base, base_optimizer_names())
-  whole = _digest([task.numbers(), dict(learning_rates), seed])
+  whole = _digest([task.as_record(), dict(learning_rates), seed])
   plan = {}
   for base, rate in learning_rates.items():
     for method in COMMON_METHODS + (_CONTROL,) * (base == 'sgd'):
@@ -68,9 +68,9 @@ def plan_runs(
         'method': method,
         'learning_rate': rate,
         'seed': seed,
-        'task_config': task.numbers(),
+        'task_config': task.as_record(),
         'algorithm': {
-          **dataclasses.asdict(config.algorithm),
+          **config.algorithm.as_record(),
           'decay_evaluations': config.decay_evaluations,
         },
       }

@@ -184,10 +184,10 @@ class _Runner:
     task = self._plan.task
     config = entry.method.train_config(task, entry.base_optimizer, rate, seed)
     shared = {
-      'task': task.numbers(),
+      'task': task.as_record(),
       'algorithm': self._algorithm(entry, config),
     }
-    identity = _identity(task, entry, config, purpose)
+    identity = run_identity(task, entry, config, purpose)
     trace = extra_steps.get(seed) if config.method == 'random' else None
     record = self._store.find(identity, **shared)
     # ISGD may have been tuned to another rate since, and left another trace.
@@ -242,7 +242,7 @@ class _Runner:
     """All numbers of how an entry is trained, and of how it was tuned."""
     plan = self._plan
     return {
-      **dataclasses.asdict(config.algorithm),
+      **config.algorithm.as_record(),
       'decay_evaluations': config.decay_evaluations,
       'is_reshuffled': entry.method.is_reshuffled,
       'grid': learning_rate_grid(entry.base_optimizer, plan.num_rates),
@@ -260,14 +260,14 @@ class _Runner:
     return self._evaluations[purpose]
 
 
-def _identity(
+def run_identity(
   task: Task, entry: Entry, config: TrainConfig, purpose: Purpose
 ) -> str:
   """Names a run by all that decides its outcome, but for the versions."""
   everything = {
-    'task': task.numbers(),
+    'task': task.as_record(),
     'method': config.method,
-    'algorithm': dataclasses.asdict(config.algorithm),
+    'algorithm': config.algorithm.as_record(),
     'base': config.base_optimizer,
     'rate': config.learning_rate,
     'decay_evaluations': config.decay_evaluations,
@@ -277,6 +277,6 @@ def _identity(
   }
   # The random trigger has the trace of an ISGD run, whose settings count too.
   if config.method == 'random':
-    everything['isgd'] = dataclasses.asdict(config.isgd)
+    everything['isgd'] = config.isgd.as_record()
   text = results.to_json(everything)
   return hashlib.sha256(text.encode()).hexdigest()[:12]

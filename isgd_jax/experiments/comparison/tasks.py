@@ -92,12 +92,34 @@ class Task:
   is_balanced: bool = False
   data_dir: str | None = None
 
-  def numbers(self) -> dict[str, Any]:
-    """All that makes it this task; where its files lie does not."""
+  def as_record(self) -> dict[str, Any]:
+    """All that makes it this task, where its files lie left out.
+
+    Records have these keys, and runs are named by them.
+    """
     return {
-      name: value
-      for name, value in dataclasses.asdict(self).items()
-      if name != 'data_dir'
+      'name': self.name,
+      'title': self.title,
+      'dataset': self.dataset,
+      'model': self.model,
+      'order': self.order,
+      'batch_size': self.batch_size,
+      'window_size': self.window_size,
+      'schedule': self.schedule,
+      'num_train': self.num_train,
+      'num_test': self.num_test,
+      'num_epochs': self.num_epochs,
+      'num_evaluations': self.num_evaluations,
+      'dirichlet_alpha': self.dirichlet_alpha,
+      'single_class': self.single_class,
+      'label_noise': self.label_noise,
+      'num_segments': self.num_segments,
+      'batches_per_segment': self.batches_per_segment,
+      'drift': self.drift,
+      'transition_batches': self.transition_batches,
+      'sequence_length': self.sequence_length,
+      'seconds_per_batch': self.seconds_per_batch,
+      'is_balanced': self.is_balanced,
     }
 
   @property
