@@ -19,9 +19,9 @@ demo: $(VENV)/.experiments
 # The invariants, the numbers, the cost of a step and every doctest as XLA
 # compiles for a user. The experiments, and what goes through every chart and
 # configuration, compile far more than they compute, so these compile cheaply.
-cheaply := tests/experiments tests/common_test.py tests/chart_family_test.py \
-  tests/actions_test.py tests/convolution_test.py tests/many_devices_test.py \
-  tests/docs_code_test.py tests/notebooks_test.py
+cheaply := tests/experiments tests/common_test.py tests/charts/chart_family_test.py \
+  tests/actions_test.py tests/convolution_test.py tests/devices/many_devices_test.py \
+  tests/docs/docs_code_test.py tests/docs/notebooks_test.py
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(cheaply))
 	$(BIN)/python -m pytest -n auto --fast-compile $(cheaply)

@@ -37,9 +37,9 @@ import tqdm
 
 from isgd_jax import batch_size as planner
 from isgd_jax.experiments import datasets
+from isgd_jax.experiments import files
 from isgd_jax.experiments import models
-from isgd_jax.experiments import results
-from isgd_jax.experiments.planner import losses
+from isgd_jax.experiments.plan_batch_size import losses
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
 PILOT_BATCH_SIZE = 128
@@ -298,7 +298,7 @@ def seconds_record(problem: Problem, num_repeats: int) -> dict[str, Any]:
 def stamp() -> dict[str, Any]:
   """When, and on what."""
   today = datetime.date.today().isoformat()
-  return {'date': today, **results.environment()}
+  return {'date': today, **files.environment()}
 
 
 def measure(workload: Workload, is_quick: bool) -> Iterator[dict[str, Any]]:
@@ -344,7 +344,7 @@ def main() -> None:
   options = parser.parse_args()
   works = WORKLOADS[:1] if options.quick else WORKLOADS
   if options.only_seconds:
-    old = list(results.read_records(options.out))
+    old = list(files.read_records(options.out))
     names = {record['workload'] for record in old}
     records = [r for r in old if r['kind'] != 'step_seconds']
     records += [
@@ -354,10 +354,10 @@ def main() -> None:
     ]
   else:
     records = [r for work in works for r in measure(work, options.quick)]
-  results.write_records(options.out, records)
+  files.write_records(options.out, records)
   for record in records:
     if record['kind'] in ('pilot', 'noise'):
-      print(json.dumps(json.loads(results.to_json(record))), file=sys.stdout)
+      print(json.dumps(json.loads(files.to_json(record))), file=sys.stdout)
 
 
 if __name__ == '__main__':

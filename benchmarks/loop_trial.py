@@ -19,7 +19,7 @@ from benchmarks import measuring
 from benchmarks import networks
 from benchmarks import step_cost
 import isgd_jax
-from isgd_jax import _leaf_scalars
+from isgd_jax._chase import trees
 
 _WINDOW_SIZE = 100
 _DAMPING = 1e-6
@@ -48,7 +48,7 @@ def lower_one_loop(
       target = jnp.where(is_first, reading.mean, target)
       is_chasing = ~is_first | reading.is_above
       updates, moved = base.update(grads, base_state, params)
-      squares = _leaf_scalars.squared_norm(grads, jnp.float32)
+      squares = trees.squared_norm(grads, jnp.float32)
       scale = (loss - target) / (squares + _DAMPING)
       is_over = ~is_chasing | (loss <= target)
       is_over |= num_trips >= step_cost.NUM_CHASE_STEPS

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import measuring
-from isgd_jax.experiments import methods
-from isgd_jax.experiments.algorithms import Algorithm
-from isgd_jax.experiments.comparison import tasks
-from isgd_jax.experiments.comparison.workloads import WORKLOADS
+from isgd_jax.experiments.optimizers.algorithms import Algorithm
+from isgd_jax.experiments.runs import steps as run_steps
+from isgd_jax.experiments.runs import tasks
+from isgd_jax.experiments.runs.workloads import WORKLOADS
 
 NUM_SEEDS = 5
 NUM_STEPS = 200
@@ -43,9 +43,11 @@ def measure(task, algorithm: Algorithm) -> dict:
     for of_step in zip(*batches, strict=True)
   ]
   structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in batches[0][0]]
-  program = methods.compile_step(model, 'momentum', algorithm, *structs)
+  program = run_steps.compile_step(model, 'momentum', algorithm, *structs)
   rate, decay = np.float32(0.03), np.float32(0.0)
-  step = functools.partial(methods.training_step, model, 'momentum', algorithm)
+  step = functools.partial(
+    run_steps.training_step, model, 'momentum', algorithm
+  )
   together = jax.jit(
     jax.vmap(step, in_axes=(0, None, None, 0, 0)), donate_argnums=0
   )

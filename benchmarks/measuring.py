@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import tqdm
 
-from isgd_jax.experiments import results
+from isgd_jax.experiments import files
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 _MAX_ROUNDS = 3000
@@ -138,12 +138,12 @@ def append(part: str, rows: list[dict[str, Any]], **more: Any) -> None:
   """Adds a line with rows, date, hardware and versions to the part's file."""
   record = {
     'date': datetime.date.today().isoformat(),
-    **results.environment(),
+    **files.environment(),
     'keeps_memory': keeps_memory(),
     **more,
     'rows': rows,
   }
-  results.append_record(FOLDER / f'{part}.jsonl', record)
+  files.append_record(FOLDER / f'{part}.jsonl', record)
 
 
 def newest(part: str) -> list[dict[str, Any]]:

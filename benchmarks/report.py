@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks import measuring
-from isgd_jax.experiments import results
-from isgd_jax.experiments.comparison import markdown
+from isgd_jax.experiments import files
+from isgd_jax.experiments.report import markdown
 
 # What was to be reached.
 MAX_UNTRIGGERED = 1.02
@@ -31,7 +31,7 @@ def write() -> str:
       parts += section(record)
       parts.append(_where(record))
   text = '\n\n'.join(parts) + '\n'
-  results.replace_file(
+  files.replace_file(
     measuring.FOLDER / 'RESULTS.md', lambda new: new.write_text(text)
   )
   return text

@@ -24,13 +24,13 @@ import numpy as np
 import tqdm
 
 from benchmarks import measuring
-from isgd_jax.experiments.trainer import inputs
-from isgd_jax.experiments.trainer import logs
-from isgd_jax.experiments.trainer import loop
-from isgd_jax.experiments.trainer import optimizers
-from isgd_jax.experiments.trainer import steps
-from isgd_jax.experiments.trainer.config import DataConfig
-from isgd_jax.experiments.trainer.config import TrainConfig
+from isgd_jax.experiments.train import inputs
+from isgd_jax.experiments.train import logs
+from isgd_jax.experiments.train import loop
+from isgd_jax.experiments.train import optimizers
+from isgd_jax.experiments.train import steps
+from isgd_jax.experiments.train.config import DataConfig
+from isgd_jax.experiments.train.config import TrainConfig
 
 NUM_WAITING_STEPS = 320
 NUM_LOGGING_PAIRS = 60

@@ -16,7 +16,7 @@ import scipy.stats
 
 from isgd_jax import batch_size
 from isgd_jax import plotting
-from isgd_jax.experiments.planner import losses
+from isgd_jax.experiments.plan_batch_size import losses
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LINES = ROOT / 'benchmarks/batch_size_validation.jsonl'

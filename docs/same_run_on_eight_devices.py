@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 import numpy as np
 
 from isgd_jax import plotting
-from isgd_jax.experiments.results import environment
-from isgd_jax.experiments.results import read_records
-from isgd_jax.experiments.results import replace_file
+from isgd_jax.experiments.files import environment
+from isgd_jax.experiments.files import read_records
+from isgd_jax.experiments.files import replace_file
 
 _OUT = pathlib.Path(__file__).parent / 'devices'
 _OPTIONS = (

@@ -12,11 +12,11 @@ import json
 import pathlib
 import statistics
 
-from isgd_jax.experiments.comparison import report
-from isgd_jax.experiments.comparison import tables
-from isgd_jax.experiments.comparison import verdicts
-from isgd_jax.experiments.comparison.rows import Rows
-from isgd_jax.experiments.comparison.statistics import verdict
+from isgd_jax.experiments.report import command
+from isgd_jax.experiments.report import tables
+from isgd_jax.experiments.report import verdicts
+from isgd_jax.experiments.report.rows import Rows
+from isgd_jax.experiments.statistics import verdict
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = (
@@ -193,7 +193,7 @@ def bench_section() -> str:
 def measured_rows():
   """The rows of all small comparisons, without the ablation."""
   try:
-    return report.rows_of(ROOT / 'results')
+    return command.rows_of(ROOT / 'results')
   except ValueError:
     return {}
 

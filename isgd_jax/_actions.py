@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isgd_jax import _chase_step
 from isgd_jax import _checks
-from isgd_jax import _control_chart
 from isgd_jax import _frozen_update
 from isgd_jax import _info
+from isgd_jax._charts import chart as chart_lib
+from isgd_jax._chase import step as chase_step
 
 _CALL = 'optimizer.update(grads, opt_state, params, value=loss)'
 
@@ -47,7 +47,7 @@ class SkipState(NamedTuple):
 
 
 def watch(
-  control_chart: _control_chart.ControlChart,
+  control_chart: chart_lib.ControlChart,
 ) -> optax.GradientTransformationExtraArgs:
   """A control chart of the losses that changes nothing.
 
@@ -94,7 +94,7 @@ def watch(
     _check_state(state, WatchState)
     chart_state, _, loss, reading = _judge('watch', control_chart, state, value)
     packed_info = _info.next_info(
-      state.packed_info, loss, reading, _chase_step.no_chase(loss)
+      state.packed_info, loss, reading, chase_step.no_chase(loss)
     )
     return updates, WatchState(chart_state, packed_info)
 
@@ -103,7 +103,7 @@ def watch(
 
 def skip_out_of_control(
   base_optimizer: optax.GradientTransformation,
-  control_chart: _control_chart.ControlChart,
+  control_chart: chart_lib.ControlChart,
   *,
   max_consecutive: jax.typing.ArrayLike | None = 10,
 ) -> optax.GradientTransformationExtraArgs:
@@ -200,7 +200,7 @@ def skip_out_of_control(
       lambda u: jnp.where(is_skipped, jnp.zeros_like(u), u), new_updates
     )
     packed_info = _info.next_info(
-      state.packed_info, loss, reading, _chase_step.no_chase(loss), is_skipped
+      state.packed_info, loss, reading, chase_step.no_chase(loss), is_skipped
     )
     return new_updates, SkipState(base_state, chart_state, packed_info, row)
 
@@ -218,10 +218,10 @@ def _check_state(state: Any, expected: type) -> None:
 
 def _judge(
   name: str,
-  control_chart: _control_chart.ControlChart,
+  control_chart: chart_lib.ControlChart,
   state: Any,
   value: jax.typing.ArrayLike | None,
-) -> tuple[Any, jax.typing.ArrayLike, jax.Array, _control_chart.ChartReading]:
+) -> tuple[Any, jax.typing.ArrayLike, jax.Array, chart_lib.ChartReading]:
   """Checks `value`, and has the chart judge it."""
   value = _checks.given(
     'value',

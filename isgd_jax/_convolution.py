@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isgd_jax import _data_parallel
+from isgd_jax._devices import collectives
 
 
 class _Geometry(NamedTuple):
@@ -132,7 +132,7 @@ def conv_general_dilated(
     precision,
   )
   # Not inside, where the gradient would miss the sum over the axes.
-  return _convolve(*_data_parallel.varying_alike(lhs, rhs), geometry)
+  return _convolve(*collectives.varying_alike(lhs, rhs), geometry)
 
 
 def _plain(lhs: jax.Array, rhs: jax.Array, geometry: _Geometry) -> jax.Array:

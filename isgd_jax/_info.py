@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isgd_jax import _chase_step
-from isgd_jax import _control_chart
+from isgd_jax._charts import chart as chart_lib
+from isgd_jax._chase import step as chase_step
 
 
 class ISGDInfo(NamedTuple):
@@ -168,7 +168,7 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
   return unpack(infos[0])
 
 
-def initial_info(control_chart: _control_chart.ControlChart) -> PackedInfo:
+def initial_info(control_chart: chart_lib.ControlChart) -> PackedInfo:
   """Zeros, and no limit yet."""
   _, reading = jax.eval_shape(
     lambda: control_chart.update(control_chart.init(), 0.0)
@@ -184,8 +184,8 @@ def initial_info(control_chart: _control_chart.ControlChart) -> PackedInfo:
 def next_info(
   packed: PackedInfo,
   loss: jax.Array,
-  reading: _control_chart.ChartReading,
-  outcome: _chase_step.Outcome,
+  reading: chart_lib.ChartReading,
+  outcome: chase_step.Outcome,
   is_skipped: jax.typing.ArrayLike = False,
 ) -> PackedInfo:
   """The info after a step; its counters saturate rather than wrap."""

@@ -13,16 +13,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isgd_jax import _chase_step
 from isgd_jax import _checks
-from isgd_jax import _control_chart
 from isgd_jax import _info
-from isgd_jax import _shewhart
-from isgd_jax import _solvers
-from isgd_jax import _subproblem
-from isgd_jax import _value_fn
+from isgd_jax._charts import chart as chart_lib
+from isgd_jax._charts import shewhart as shewhart_lib
+from isgd_jax._chase import solvers
+from isgd_jax._chase import step as chase_step
+from isgd_jax._chase import subproblem as subproblem_lib
+from isgd_jax._chase import value_fn as value_fn_lib
 
-_DEFAULT_SOLVER = _solvers.gauss_newton()
+_DEFAULT_SOLVER = solvers.gauss_newton()
 
 
 class ISGDState(NamedTuple):
@@ -41,9 +41,9 @@ class ISGDState(NamedTuple):
 
 def isgd(
   base_optimizer: optax.GradientTransformation,
-  control_chart: _control_chart.ControlChart,
+  control_chart: chart_lib.ControlChart,
   *,
-  solver: _subproblem.SubproblemSolver = _DEFAULT_SOLVER,
+  solver: subproblem_lib.SubproblemSolver = _DEFAULT_SOLVER,
   chase_to: str = 'mean',
   max_chase_steps: jax.typing.ArrayLike = 5,
   conservative_weight: jax.typing.ArrayLike = 0.1,
@@ -192,7 +192,7 @@ def isgd(
     )
   return _make(
     base_optimizer,
-    _chase_step.Settings(
+    chase_step.Settings(
       control_chart=control_chart,
       solver=solver,
       chase_to=chase_to,
@@ -262,9 +262,9 @@ def paper_isgd(
     _checks.check_number('chase_learning_rate', chase_learning_rate, above=0.0)
   return _make(
     base_optimizer,
-    _chase_step.Settings(
-      control_chart=_shewhart.paper_chart(batches_per_epoch),
-      solver=_solvers.gradient_descent(chase_learning_rate),
+    chase_step.Settings(
+      control_chart=shewhart_lib.paper_chart(batches_per_epoch),
+      solver=solvers.gradient_descent(chase_learning_rate),
       chase_to='limit',
       max_chase_steps=5,
       conservative_weight=0.1,
@@ -279,7 +279,7 @@ def paper_isgd(
 
 
 def _make(
-  base_optimizer: optax.GradientTransformation, settings: _chase_step.Settings
+  base_optimizer: optax.GradientTransformation, settings: chase_step.Settings
 ) -> optax.GradientTransformationExtraArgs:
   """The transformation for checked settings."""
   _checks.check_choice('chase_to', settings.chase_to, ('mean', 'limit'))
@@ -341,7 +341,7 @@ def _make(
         f'{type(state).__name__}.'
       )
     if value_fn is not None:
-      value_fn = _value_fn.loss_only(value_fn, settings.has_aux)
+      value_fn = value_fn_lib.loss_only(value_fn, settings.has_aux)
     chart_state, reading = settings.control_chart.update(
       state.chart_state, value
     )
@@ -350,7 +350,7 @@ def _make(
       'value': value,
       'value_fn': None
       if value_fn is None
-      else _value_fn.ignoring_reading(value_fn),
+      else value_fn_lib.ignoring_reading(value_fn),
       'grad': grad,
       'chart_reading': reading,
     }
@@ -363,7 +363,7 @@ def _make(
 
     if only_watches:
       updates, base_state = base_update(updates, state.base_state, arrays)
-      outcome = _chase_step.no_chase(loss)
+      outcome = chase_step.no_chase(loss)
     else:
       value_fn = _checks.given(
         'value_fn',
@@ -371,10 +371,10 @@ def _make(
         'Pass a function of the parameters that returns the loss of the batch.',
       )
       is_to_mean = settings.chase_to == 'mean'
-      batch = _chase_step.Batch(
+      batch = chase_step.Batch(
         loss=loss,
         grad=grad,
-        value_and_grad_fn=_value_fn.value_and_grad_fn(
+        value_and_grad_fn=value_fn_lib.value_and_grad_fn(
           value_fn,
           extra_args,
           loss.dtype,
@@ -386,9 +386,9 @@ def _make(
         num_training_steps=_info.unpack(state.packed_info).num_steps,
       )
       step = (
-        _chase_step.chase_or_update
+        chase_step.chase_or_update
         if is_frozen
-        else _chase_step.update_then_chase
+        else chase_step.update_then_chase
       )
       updates, base_state, outcome = step(
         settings, base_update, batch, updates, state.base_state, arrays

@@ -8,10 +8,10 @@ import dataclasses
 import pathlib
 from typing import Annotated
 
-from isgd_jax.experiments._errors import missing_extra
-from isgd_jax.experiments.planner.config import PlanConfig
-from isgd_jax.experiments.trainer.config import TrainConfig
-from isgd_jax.experiments.trainer.devices import DevicesConfig
+from isgd_jax.experiments.errors import missing_extra
+from isgd_jax.experiments.plan_batch_size.config import PlanConfig
+from isgd_jax.experiments.train.config import TrainConfig
+from isgd_jax.experiments.train.devices import DevicesConfig
 
 try:
   import tyro
@@ -53,10 +53,10 @@ class Demo:
 
   def __call__(self) -> None:
     """Runs the demo and prints its table."""
-    from isgd_jax.experiments import demo
+    from isgd_jax.experiments.demo import command as command_lib
 
-    summary = demo.run_demo(
-      demo.DemoConfig(
+    summary = command_lib.run_demo(
+      command_lib.DemoConfig(
         seed=self.seed,
         quick=self.quick,
         dataset=self.dataset,
@@ -100,7 +100,7 @@ class Train:
 
   def __call__(self) -> None:
     """Trains, and prints what came of it."""
-    from isgd_jax.experiments.trainer import command
+    from isgd_jax.experiments.train import command
 
     command.run(self.config, self.out, resume=self.resume, devices=self.devices)
 
@@ -127,7 +127,7 @@ class Chart:
 
   def __call__(self) -> None:
     """Draws, and prints where the picture is."""
-    from isgd_jax.experiments.trainer import command
+    from isgd_jax.experiments.train import command
 
     if self.cycle:
       print(command.draw_cycle(self.run, self.out))
@@ -159,7 +159,7 @@ class PlanBatchSize:
 
   def __call__(self) -> None:
     """Measures, and prints the plan."""
-    from isgd_jax.experiments.planner import command
+    from isgd_jax.experiments.plan_batch_size import command
 
     print(command.run(self.config, self.out))
     print(f'\nPlan and figures: {self.out}')
@@ -211,9 +211,9 @@ class Compare:
 
   def __call__(self) -> None:
     """Makes the runs, and prints where they are."""
-    from isgd_jax.experiments.comparison import compare
+    from isgd_jax.experiments.compare import command as command_lib
 
-    config = compare.CompareConfig(
+    config = command_lib.CompareConfig(
       workload=self.workload,
       methods=self.methods,
       base_optimizers=self.bases,
@@ -222,7 +222,7 @@ class Compare:
       large=self.large,
       data_dir=self.data_dir,
     )
-    print(f'Results: {compare.compare(config, self.out)}')
+    print(f'Results: {command_lib.compare(config, self.out)}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,9 +237,9 @@ class Report:
 
   def __call__(self) -> None:
     """Makes them, and prints where they are."""
-    from isgd_jax.experiments.comparison import report
+    from isgd_jax.experiments.report import command as command_lib
 
-    report.report(pathlib.Path(self.results), pathlib.Path(self.out))
+    command_lib.report(pathlib.Path(self.results), pathlib.Path(self.out))
     print(f'Tables: {self.out}, figures: {self.results}')
 
 
@@ -268,7 +268,7 @@ class Demonstrate:
   def __call__(self) -> None:
     """Makes the runs, draws them, and prints what was measured."""
     from isgd_jax import plotting
-    from isgd_jax.experiments.comparison import demonstrations
+    from isgd_jax.experiments.demonstrate import demonstrations
 
     plotting.new_figure()  # A missing matplotlib shows now, not after the runs.
     task = demonstrations.demonstration_task(self.large)
@@ -306,7 +306,7 @@ def parse(args: Sequence[str] | None) -> Command:
 
 def _resumed(args: Sequence[str] | None, train: Train) -> Train:
   """The run's own options, but for what the command line says otherwise."""
-  from isgd_jax.experiments.trainer import folder
+  from isgd_jax.experiments.train import folder
 
   folder.check_folder(train.out, resume=True)
   saved = folder.load_config(train.out)

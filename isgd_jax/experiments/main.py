@@ -9,11 +9,11 @@ from typing import NoReturn
 
 import jax
 
-from isgd_jax.experiments._errors import InputError
-from isgd_jax.experiments._errors import OutputError
-from isgd_jax.experiments._errors import ProcessLost
-from isgd_jax.experiments._errors import RunStopped
-from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import OutputError
+from isgd_jax.experiments.errors import ProcessLost
+from isgd_jax.experiments.errors import RunStopped
+from isgd_jax.experiments.errors import missing_extra
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BAD_INPUT = 2
@@ -42,7 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
   """
   try:
     from isgd_jax.experiments import command_line
-    from isgd_jax.experiments.trainer import supervisor
+    from isgd_jax.experiments.train import supervisor
 
     supervisor.start()
     command = command_line.parse(args)
@@ -85,7 +85,7 @@ def _exit(code: int, message: str) -> NoReturn:
 
 def _leave_the_others(code: int, message: str) -> NoReturn:
   """Ends a process of several that fails alone, without waiting for them."""
-  from isgd_jax.experiments.trainer import supervisor
+  from isgd_jax.experiments.train import supervisor
 
   # A stack trace may come in between; what was said is said again after it.
   supervisor.say_on_abort(code, message)

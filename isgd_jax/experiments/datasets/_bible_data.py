@@ -9,8 +9,8 @@ first has the three bytes of a `.Z` file before it, which are skipped.
 import os
 import struct
 
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._files import read_file
+from isgd_jax.experiments.errors import data_error
 
 _MAGIC = b'EC02Compressed Data File'
 _COUNTS_AT = 84

@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 
-from isgd_jax.experiments._errors import DataError
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._transforms import PadCropFlip
+from isgd_jax.experiments.errors import DataError
+from isgd_jax.experiments.errors import data_error
 
 # Of the 50,000 train images; as in K. Jordan, 94% on CIFAR-10 in 3.29 seconds
 # on a single GPU, arXiv:2404.00498, 2024.

@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._bible_data import read_bible_data
 from isgd_jax.experiments.datasets._text import find_texts
 from isgd_jax.experiments.datasets._text import read_text
+from isgd_jax.experiments.errors import data_error
 
 _ENDINGS = ('.txt', '.md', '.gz')
 _FEWEST_TEXTS = 2

@@ -4,9 +4,9 @@ import io
 
 import numpy as np
 
-from isgd_jax.experiments._errors import DataError
-from isgd_jax.experiments._errors import data_error
-from isgd_jax.experiments._errors import missing_extra
+from isgd_jax.experiments.errors import DataError
+from isgd_jax.experiments.errors import data_error
+from isgd_jax.experiments.errors import missing_extra
 
 _ORIENTATION_TAG = 0x0112
 _GREY_MODES = ('1', 'L', 'I;16', 'I;16B', 'I;16L', 'I;16N')

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._split import split_arrays
+from isgd_jax.experiments.errors import missing_extra
 
 
 def load_digits(seed: int) -> Dataset[ArraySource]:

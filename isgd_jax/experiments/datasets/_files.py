@@ -7,7 +7,7 @@ import os
 from typing import Protocol
 import zlib
 
-from isgd_jax.experiments._errors import data_error
+from isgd_jax.experiments.errors import data_error
 
 _GZIP_MAGIC = b'\x1f\x8b'
 # Deflate cannot shrink further than 1032 to 1 (zlib's technical notes).

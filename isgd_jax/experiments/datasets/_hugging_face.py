@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Record
 from isgd_jax.experiments.datasets._decode import UndecodableError
@@ -23,6 +22,7 @@ from isgd_jax.experiments.datasets._split import held_out_tenth
 from isgd_jax.experiments.datasets._transforms import AUGMENTED_SHARE
 from isgd_jax.experiments.datasets._transforms import CentreCrop
 from isgd_jax.experiments.datasets._transforms import RandomResizedCrop
+from isgd_jax.experiments.errors import data_error
 
 _TEST_SPLITS = ('test', 'validation', 'val', 'valid')
 

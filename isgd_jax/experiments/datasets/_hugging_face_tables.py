@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from isgd_jax.experiments._errors import data_error
-from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.datasets._decode import UndecodableError
 from isgd_jax.experiments.datasets._decode import decode_image
 from isgd_jax.experiments.datasets._decode import probe_image
 from isgd_jax.experiments.datasets._files import read_file
+from isgd_jax.experiments.errors import data_error
+from isgd_jax.experiments.errors import missing_extra
 
 # The library's readers that give images and unpickle nothing; 'cache' reads
 # what one of them has prepared before.

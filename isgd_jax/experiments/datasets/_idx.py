@@ -6,10 +6,10 @@ import struct
 
 import numpy as np
 
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._files import Stream
 from isgd_jax.experiments.datasets._files import open_plain_or_gzip
 from isgd_jax.experiments.datasets._files import read_up_to
+from isgd_jax.experiments.errors import data_error
 
 _UINT8 = 0x08
 _TYPE_NAMES = {

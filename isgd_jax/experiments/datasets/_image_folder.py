@@ -5,8 +5,6 @@ import os
 
 import numpy as np
 
-from isgd_jax.experiments._errors import DataError
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Record
 from isgd_jax.experiments.datasets._decode import UndecodableError
@@ -15,6 +13,8 @@ from isgd_jax.experiments.datasets._files import read_file
 from isgd_jax.experiments.datasets._split import held_out_tenth
 from isgd_jax.experiments.datasets._transforms import CentreCrop
 from isgd_jax.experiments.datasets._transforms import RandomResizedCrop
+from isgd_jax.experiments.errors import DataError
+from isgd_jax.experiments.errors import data_error
 
 # Of ImageNet's train images, as torchvision's documentation ("Models and
 # pre-trained weights") has them.

@@ -3,8 +3,6 @@
 import os
 from typing import Any
 
-from isgd_jax.experiments._errors import InputError
-from isgd_jax.experiments._errors import check_name
 from isgd_jax.experiments.datasets._cifar import load_cifar10
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._digits import load_digits
@@ -14,6 +12,8 @@ from isgd_jax.experiments.datasets._mnist import load_fashion_mnist
 from isgd_jax.experiments.datasets._mnist import load_mnist
 from isgd_jax.experiments.datasets._shuttle import load_shuttle
 from isgd_jax.experiments.datasets._text import load_text
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import check_name
 
 _HUB_PREFIX = 'hf:'
 _HUB_NAME = 'hf:NAME'

@@ -4,11 +4,11 @@ import os
 
 import numpy as np
 
-from isgd_jax.experiments._errors import DataError
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._idx import read_idx
+from isgd_jax.experiments.errors import DataError
+from isgd_jax.experiments.errors import data_error
 
 _NUM_CLASSES = 10
 _IMAGE_SHAPE = (28, 28)

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from isgd_jax.experiments._errors import data_error
-from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._split import split_arrays
+from isgd_jax.experiments.errors import data_error
+from isgd_jax.experiments.errors import missing_extra
 
 _FILE = 'Shuttle.rda'
 _TABLE = 'Shuttle'

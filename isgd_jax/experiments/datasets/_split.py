@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from isgd_jax.experiments._errors import InputError
-from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Source
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import missing_extra
 
 _TEST_FRACTION = 0.2
 _HELD_OUT_FRACTION = 0.1

@@ -4,13 +4,13 @@ import os
 
 import numpy as np
 
-from isgd_jax.experiments._errors import DataError
-from isgd_jax.experiments._errors import InputError
-from isgd_jax.experiments._errors import data_error
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import TokenSource
 from isgd_jax.experiments.datasets._files import open_plain_or_gzip
 from isgd_jax.experiments.datasets._files import read_up_to
+from isgd_jax.experiments.errors import DataError
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import data_error
 
 _ENDINGS = ('.txt', '.gz')
 # Of all files together: a small gzip file can unpack to any size.

@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
-from isgd_jax.experiments._errors import missing_extra
 from isgd_jax.experiments.datasets._dataset import Record
+from isgd_jax.experiments.errors import missing_extra
 
 # Inception's crop, as ImageNet's training recipes have used it since.
 _AREA = (0.08, 1.0)

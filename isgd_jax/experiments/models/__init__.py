@@ -8,7 +8,7 @@ BatchNorm statistics and logits are float32 whatever it is.
 try:
   import flax  # noqa: F401
 except ImportError as error:
-  from isgd_jax.experiments._errors import missing_extra
+  from isgd_jax.experiments.errors import missing_extra
 
   raise missing_extra('flax') from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments.errors import InputError
 
 
 def check_image_shape(

@@ -8,7 +8,7 @@ from flax import nnx
 import jax
 import optax
 
-from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.models.registry import create_model
 
 Params = Any

@@ -8,8 +8,8 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from isgd_jax.experiments._errors import InputError
-from isgd_jax.experiments._errors import check_name
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.models.resnet import ResNet18
 from isgd_jax.experiments.models.transformer import Transformer
 from isgd_jax.experiments.models.vision import CNN

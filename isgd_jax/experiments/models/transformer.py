@@ -6,7 +6,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.models._inputs import check_sequence_shape
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 
-from isgd_jax.experiments._errors import InputError
+from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.models._inputs import check_image_shape
 from isgd_jax.experiments.models.layers import caffe_average_pool
 from isgd_jax.experiments.models.layers import caffe_max_pool

@@ -5,7 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from isgd_jax.experiments._errors import check_name
+from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.streams._stream import Stream
 
 Drift = Literal['labels', 'pixels']

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments.datasets import _cifar
+from isgd_jax.experiments.errors import DataError
 
 NAMES = (*_cifar._TRAIN_FILES, _cifar._TEST_FILE)
 FEW = hypothesis.settings(max_examples=100)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments.datasets import _bible_data
 from isgd_jax.experiments.datasets import _debian_texts
+from isgd_jax.experiments.errors import DataError
 
 FEW = hypothesis.settings(max_examples=60, deadline=None)
 

@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments.datasets import _decode
+from isgd_jax.experiments.errors import DataError
 
 Image = pytest.importorskip('PIL.Image', reason='Pillow is not installed')
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
+from isgd_jax.experiments.errors import DataError
 
 hf = pytest.importorskip('datasets', reason='datasets is not installed')
 Image = pytest.importorskip('PIL.Image', reason='Pillow is not installed')

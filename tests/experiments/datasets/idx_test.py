@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments.datasets import _mnist
 from isgd_jax.experiments.datasets._idx import read_idx
+from isgd_jax.experiments.errors import DataError
 
 FASHION_MNIST = pathlib.Path(_mnist._FASHION_MNIST_FOLDER)
 FEW = hypothesis.settings(max_examples=150)

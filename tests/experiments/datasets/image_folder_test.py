@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
+from isgd_jax.experiments.errors import DataError
 
 Image = pytest.importorskip('PIL.Image', reason='Pillow is not installed')
 

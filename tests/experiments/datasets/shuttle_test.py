@@ -10,8 +10,8 @@ import pytest
 import rdata
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments.datasets import _shuttle
+from isgd_jax.experiments.errors import DataError
 
 REAL = pathlib.Path(_shuttle._MLBENCH_FOLDER, _shuttle._FILE)
 LEVELS = [

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from isgd_jax.experiments import datasets
-from isgd_jax.experiments._errors import DataError
 from isgd_jax.experiments.datasets import _text
+from isgd_jax.experiments.errors import DataError
 
 
 def load(folder, sequence_length=4):

@@ -1,0 +1,1 @@
+"""Control charts: what one is, its windows, and the kinds of it."""

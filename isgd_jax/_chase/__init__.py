@@ -1,0 +1,1 @@
+"""The chase of an under-trained batch: subproblem, solvers, loop, step."""

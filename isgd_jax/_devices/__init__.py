@@ -1,0 +1,1 @@
+"""Many devices: the collectives, shares of unequal size, microbatches."""

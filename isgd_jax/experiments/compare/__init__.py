@@ -1,0 +1,1 @@
+"""`isgd-jax compare`: a workload, every method, tuned alike."""

@@ -1,0 +1,182 @@
+"""`isgd-jax compare`: all runs of one workload, from where they stopped."""
+
+import dataclasses
+import pathlib
+import sys
+
+from isgd_jax.experiments import files
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.errors import missing_extra
+from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
+from isgd_jax.experiments.runs.methods import resolve_methods
+from isgd_jax.experiments.runs.records import Store
+from isgd_jax.experiments.runs.runner import Plan
+from isgd_jax.experiments.runs.runner import run_plan
+from isgd_jax.experiments.runs.tasks import Task
+from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
+from isgd_jax.experiments.runs.workloads import WORKLOADS
+
+try:
+  import tqdm
+except ImportError as error:
+  raise missing_extra('tqdm') from error
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareConfig:
+  """What is compared.
+
+  Attributes:
+    workload: one of `workloads.WORKLOADS`.
+    methods: names; None takes the workload's.
+    base_optimizers: names; None takes the workload's.
+    seeds: of the runs that are reported.
+    budget: gradient evaluations (batches, on a stream) of a run; None takes
+      each task's own.
+    large: whether to take the form for an accelerator.
+    data_dir: where the files of the data set lie; None where they are looked
+      for by themselves.
+  """
+
+  workload: str
+  methods: tuple[str, ...] | None = None
+  base_optimizers: tuple[str, ...] | None = None
+  seeds: int = 5
+  budget: int | None = None
+  large: bool = False
+  data_dir: str | None = None
+
+  @property
+  def file_name(self) -> str:
+    """Of the records, in the results folder."""
+    return f'{self.workload}{"-large" if self.large else ""}.jsonl'
+
+  def plans(self) -> list[Plan]:
+    """Checks everything that a user can get wrong, before any compute.
+
+    Returns:
+      What to run, one plan a task.
+
+    Raises:
+      InputError: (a `ValueError`) a name is unknown, or a number too small.
+
+    Example:
+      >>> [plan.task.name for plan in CompareConfig('drift-labels').plans()]
+      ['drift-labels/fashion', 'drift-labels/digits']
+    """
+    check_name('workload', self.workload, WORKLOADS)
+    workload = (LARGE_WORKLOADS if self.large else WORKLOADS)[self.workload]
+    if self.seeds < 1:
+      raise InputError(f'seeds must be at least 1, got {self.seeds}')
+    for name in self.base_optimizers or ():
+      check_name('base optimizer', name, base_optimizer_names())
+    chosen = self.base_optimizers or workload.base_optimizers
+    # Those two are compared alone.
+    wants_adaptive = (
+      bool(set(chosen) & set(LOSS_ADAPTIVE))
+      if self.base_optimizers
+      else workload.has_loss_adaptive and self.methods is None
+    )
+    return [
+      Plan(
+        task=self._fitted(task),
+        base_optimizers=tuple(b for b in chosen if b not in LOSS_ADAPTIVE),
+        methods=resolve_methods(self.methods or workload.methods),
+        has_loss_adaptive=wants_adaptive,
+        num_rates=workload.num_rates,
+        num_tuning_seeds=workload.num_tuning_seeds,
+        num_seeds=self.seeds,
+        has_traces=workload.has_traces,
+      )
+      for task in workload.tasks
+    ]
+
+  def _fitted(self, task: Task) -> Task:
+    """The task, of the size and from the place that were asked for."""
+    if self.budget is not None:
+      task = with_budget(task, self.budget)
+    return dataclasses.replace(task, data_dir=self.data_dir)
+
+
+def with_budget(task: Task, budget: int) -> Task:
+  """The task, of about as many batches as asked for.
+
+  Args:
+    task: the task.
+    budget: gradient evaluations, or on a stream batches.
+
+  Returns:
+    A task of whole epochs, or of segments of equal length.
+
+  Raises:
+    InputError: (a `ValueError`) the budget is less than an epoch, or less than
+      20 batches a segment.
+
+  Example:
+    >>> task = WORKLOADS['drift-labels'].tasks[0]
+    >>> with_budget(task, 500).batches_per_segment
+    50
+  """
+  if task.is_stream:
+    length, least = budget // task.num_segments, 20
+    if length < least:
+      raise InputError(
+        f'budget={budget} leaves {length} batches for each of the '
+        f'{task.num_segments} segments of {task.name}: give at least '
+        f'{least * task.num_segments}'
+      )
+    transition = task.transition_batches * length // task.batches_per_segment
+    return dataclasses.replace(
+      task, batches_per_segment=length, transition_batches=transition
+    )
+  per_epoch = task.num_train // task.batch_size
+  if budget < per_epoch:
+    raise InputError(
+      f'budget={budget} is less than an epoch of {task.name}: give at least '
+      f'{per_epoch}'
+    )
+  return dataclasses.replace(task, num_epochs=budget // per_epoch)
+
+
+def compare(
+  config: CompareConfig,
+  out: str | pathlib.Path,
+  *,
+  show_progress: bool | None = None,
+) -> pathlib.Path:
+  """Makes the runs of a workload that are not on record.
+
+  Args:
+    config: what to compare.
+    out: the results folder; made where it is missing.
+    show_progress: whether to show a progress bar on stderr; None shows it on a
+      terminal only.
+
+  Returns:
+    The file of the records.
+
+  Raises:
+    ValueError: `config` is not valid, or data are missing.
+    OSError: the folder cannot be written.
+    KeyboardInterrupt: with a message that says what was kept and where.
+  """
+  plans = config.plans()
+  path = files.prepare_output_folder(out) / config.file_name
+  store = Store(path)
+  bar = tqdm.tqdm(
+    total=sum(plan.num_runs for plan in plans),
+    unit='run',
+    file=sys.stderr,
+    disable=None if show_progress is None else not show_progress,
+  )
+  try:
+    with bar:
+      for plan in plans:
+        run_plan(plan, store, bar)
+  except KeyboardInterrupt as error:
+    raise KeyboardInterrupt(
+      f'{store.num_runs} runs are kept in {path}; the same command goes on'
+    ) from error
+  return path

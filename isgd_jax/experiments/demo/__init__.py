@@ -1,0 +1,1 @@
+"""`isgd-jax demo`: ISGD and its baselines on real digits."""

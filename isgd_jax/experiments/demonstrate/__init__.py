@@ -1,0 +1,1 @@
+"""`isgd-jax demonstrate`: the paper's own pictures."""

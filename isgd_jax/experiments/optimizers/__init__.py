@@ -1,0 +1,1 @@
+"""Settings to optimizers: the base, the control chart, the algorithm."""

@@ -1,0 +1,177 @@
+"""What is wrapped around a base optimizer: ISGD in its variants, or nothing."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+import isgd_jax
+from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.optimizers.base_optimizers import build_base_optimizer
+
+CHARTS = ('shewhart', 'ewma', 'cusum', 'run-rules', 'difference')
+SOLVERS = ('gauss-newton', 'gradient-descent')
+KINDS = ('base', 'isgd', 'paper-isgd', 'skip')
+
+
+@dataclasses.dataclass(frozen=True)
+class ChartSettings:
+  """A control chart by its numbers; as they are, `isgd_jax.default_chart`.
+
+  Attributes:
+    kind: `'shewhart'`, `'ewma'`, `'cusum'`, `'run-rules'` (two of three beyond
+      two sigma, and a point beyond `sigma_multiplier`) or `'difference'`.
+    window_size: batches in the window.
+    sigma_multiplier: sigmas between the centre line and a control limit; of
+      EWMA, the width of the limits; of CUSUM, the decision interval.
+    sigma_estimator: as in `isgd_jax.shewhart`.
+    flagged_losses: what an out-of-control loss leaves in the window, as in
+      `isgd_jax.shewhart`.
+    smoothing: of EWMA, the weight of the newest loss.
+  """
+
+  kind: str = 'shewhart'
+  window_size: int = 50
+  sigma_multiplier: float = 4.0
+  sigma_estimator: str = 'std'
+  flagged_losses: str = 'winsorize'
+  smoothing: float = 0.3
+
+  def as_record(self) -> dict[str, Any]:
+    """The settings as records have them; runs are named by these keys."""
+    return {
+      'kind': self.kind,
+      'window_size': self.window_size,
+      'sigma_multiplier': self.sigma_multiplier,
+      'sigma_estimator': self.sigma_estimator,
+      'flagged_losses': self.flagged_losses,
+      'smoothing': self.smoothing,
+    }
+
+  def build(self) -> isgd_jax.ControlChart:
+    """Makes the chart.
+
+    Returns:
+      A control chart.
+
+    Raises:
+      ValueError: the kind is unknown, or a number is out of range.
+
+    Example:
+      >>> ChartSettings('ewma', sigma_multiplier=4.0).build().kind
+      'ewma'
+    """
+    check_name('control chart', self.kind, CHARTS)
+
+    def shewhart(sigma_multiplier: float) -> isgd_jax.ControlChart:
+      return isgd_jax.shewhart(
+        self.window_size,
+        sigma_multiplier,
+        sigma_estimator=self.sigma_estimator,
+        flagged_losses=self.flagged_losses,
+      )
+
+    match self.kind:
+      case 'shewhart':
+        return shewhart(self.sigma_multiplier)
+      case 'ewma':
+        return isgd_jax.ewma(
+          self.smoothing, self.sigma_multiplier, reference=shewhart(3.0)
+        )
+      case 'cusum':
+        return isgd_jax.cusum(
+          0.5, self.sigma_multiplier, reference=shewhart(3.0)
+        )
+      case 'difference':
+        return isgd_jax.difference_chart(
+          self.window_size, sigma_multiplier=self.sigma_multiplier
+        )
+      case _:
+        two_of_three = isgd_jax.RunRule('beyond', 2, 3, 2.0)
+        return isgd_jax.with_run_rules(
+          shewhart(self.sigma_multiplier), [two_of_three]
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Algorithm:
+  """One way to train, but for the base optimizer and its learning rate.
+
+  Attributes:
+    kind: `'base'`, `'isgd'`, `'paper-isgd'` or `'skip'` (drop the flagged batch
+      in place of chasing it).
+    chart: the control chart; unused by `'base'`. `'paper-isgd'` has its own, of
+      this one's window.
+    solver: `'gauss-newton'` or `'gradient-descent'`, at the learning rate of
+      the base optimizer.
+    solver_options: of the solver's factory, as pairs.
+    options: of `isgd_jax.isgd`, as pairs.
+    num_base_steps: of `'base'`, steps on each batch.
+  """
+
+  kind: str = 'base'
+  chart: ChartSettings = ChartSettings()
+  solver: str = 'gauss-newton'
+  solver_options: tuple[tuple[str, Any], ...] = ()
+  options: tuple[tuple[str, Any], ...] = ()
+  num_base_steps: int = 1
+
+  def as_record(self) -> dict[str, Any]:
+    """The settings as records have them; runs are named by these keys."""
+    return {
+      'kind': self.kind,
+      'chart': self.chart.as_record(),
+      'solver': self.solver,
+      'solver_options': self.solver_options,
+      'options': self.options,
+      'num_base_steps': self.num_base_steps,
+    }
+
+  @property
+  def max_evaluations(self) -> int:
+    """The most gradient evaluations that a step can take."""
+    if self.kind in ('base', 'skip'):
+      return self.num_base_steps
+    # The first one, those of the chase, and the one that recovers the gradient
+    # where the chase is undone.
+    return 2 + dict(self.options).get('max_chase_steps', 5)
+
+  def build(
+    self, base_optimizer: str, learning_rate: float | jax.Array
+  ) -> optax.GradientTransformationExtraArgs:
+    """Makes the optimizer.
+
+    Args:
+      base_optimizer: its name.
+      learning_rate: a number, which may be traced.
+
+    Returns:
+      The optimizer; its update takes `value` and `value_fn`.
+
+    Raises:
+      ValueError: a name is unknown, or a number is out of range.
+
+    Example:
+      >>> optimizer = Algorithm('isgd').build('momentum', 0.1)
+    """
+    check_name('algorithm', self.kind, KINDS)
+    check_name('solver', self.solver, SOLVERS)
+    base = build_base_optimizer(base_optimizer, learning_rate)
+    if self.kind == 'base':
+      return optax.with_extra_args_support(base)
+    if self.kind == 'skip':
+      return isgd_jax.skip_out_of_control(base, self.chart.build())
+    if self.kind == 'paper-isgd':
+      return isgd_jax.paper_isgd(
+        base,
+        batches_per_epoch=self.chart.window_size,
+        chase_learning_rate=learning_rate,
+      )
+    if self.solver == 'gauss-newton':
+      solver = isgd_jax.gauss_newton(**dict(self.solver_options))
+    else:
+      solver = isgd_jax.gradient_descent(learning_rate)
+    return isgd_jax.isgd(
+      base, self.chart.build(), solver=solver, **dict(self.options)
+    )

@@ -1,0 +1,1 @@
+"""`isgd-jax report`: tables, verdicts and figures from the records."""

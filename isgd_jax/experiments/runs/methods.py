@@ -1,0 +1,118 @@
+"""The methods of a comparison by name: how to train, with which schedule."""
+
+import dataclasses
+
+from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.optimizers.algorithms import Algorithm
+from isgd_jax.experiments.runs.ablation import VARIANTS
+from isgd_jax.experiments.runs.ablation import WINDOW_FACTORS
+from isgd_jax.experiments.runs.tasks import Task
+from isgd_jax.experiments.runs.training import TrainConfig
+
+_ISGD = Algorithm('isgd')
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+  """One of the methods that are compared.
+
+  Attributes:
+    name: in tables and records.
+    kind: one of `isgd_jax.experiments.runs.steps.METHODS`.
+    schedule: of the learning rate; None takes the task's.
+    is_reshuffled: whether a fixed cycle is reshuffled in each epoch.
+    isgd: ISGD's settings, but for the chart's window, which is the task's.
+    window_factor: what the task's window is multiplied by.
+  """
+
+  name: str
+  kind: str
+  schedule: str | None = None
+  is_reshuffled: bool = False
+  isgd: Algorithm = _ISGD
+  window_factor: float = 1.0
+
+  def train_config(
+    self, task: Task, base_optimizer: str, learning_rate: float, seed: int
+  ) -> TrainConfig:
+    """What a run of this method on a task does.
+
+    Args:
+      task: the task.
+      base_optimizer: its name.
+      learning_rate: at the start.
+      seed: of the run.
+
+    Returns:
+      A `TrainConfig`.
+
+    Example:
+      >>> from isgd_jax.experiments.runs.workloads import WORKLOADS
+      >>> task = WORKLOADS['drift-labels'].tasks[0]
+      >>> config = METHODS['base-decayed'].train_config(task, 'adam', 0.01, 0)
+      >>> config.decay_evaluations == task.num_batches
+      True
+    """
+    window_size = round(self.window_factor * task.window_size)
+    chart = dataclasses.replace(self.isgd.chart, window_size=window_size)
+    is_decayed = (self.schedule or task.schedule) == 'decayed'
+    # Where batches are what counts, an echo has twice the evaluations.
+    is_longer = task.budget is None and self.kind == 'twice'
+    num_evaluations = task.num_batches * (2 if is_longer else 1)
+    return TrainConfig(
+      method=self.kind,
+      base_optimizer=base_optimizer,
+      learning_rate=learning_rate,
+      seed=seed,
+      isgd=dataclasses.replace(self.isgd, chart=chart),
+      decay_evaluations=num_evaluations if is_decayed else 0,
+    )
+
+
+METHODS = {
+  method.name: method
+  for method in (
+    Method('base', 'base'),
+    Method('base-constant', 'base', 'constant'),
+    Method('base-decayed', 'base', 'decayed'),
+    Method('twice', 'twice'),
+    Method('isgd', 'isgd'),
+    Method('random', 'random'),
+    Method('isgd-constant', 'isgd', 'constant'),
+    Method('paper-isgd', 'paper-isgd'),
+    Method('skip', 'skip'),
+    Method('reshuffled', 'base', is_reshuffled=True),
+    Method('isgd-reshuffled', 'isgd', is_reshuffled=True),
+    *(
+      Method(
+        name, 'isgd', isgd=isgd, window_factor=WINDOW_FACTORS.get(name, 1.0)
+      )
+      for name, isgd in VARIANTS.items()
+    ),
+  )
+}
+
+# Base optimizers whose own steps depend on the loss: they are compared alone.
+LOSS_ADAPTIVE = ('polyak', 'momo')
+
+
+def resolve_methods(names: tuple[str, ...]) -> tuple[Method, ...]:
+  """The methods, ISGD before the random trigger, which repeats its number.
+
+  Args:
+    names: of methods; the random trigger brings ISGD with it.
+
+  Returns:
+    The methods, each once.
+
+  Raises:
+    ValueError: a name is unknown; the message gives the nearest valid names.
+
+  Example:
+    >>> [method.name for method in resolve_methods(('random', 'base'))]
+    ['base', 'isgd', 'random']
+  """
+  for name in names:
+    check_name('method', name, METHODS)
+  wanted = set(names) | ({'isgd'} if 'random' in names else set())
+  return tuple(method for name, method in METHODS.items() if name in wanted)

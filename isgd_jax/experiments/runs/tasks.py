@@ -1,0 +1,424 @@
+"""Tasks: data in an order, a network, and how a run on them is judged.
+
+A task is stationary (a fixed set of examples, gone through for several epochs,
+judged on a test part) or a stream (one pass, judged on each batch before
+training on it).
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import itertools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isgd_jax.experiments import streams
+from isgd_jax.experiments.datasets import Dataset
+from isgd_jax.experiments.datasets import load_dataset
+from isgd_jax.experiments.datasets import load_texts
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.models import Model
+from isgd_jax.experiments.models import build_model
+
+# Examples that go through the network at once; the last batch may be smaller.
+_EVALUATION_BATCH = 1000
+# The order of the examples, before they are cut into parts: the same for all.
+_SPLIT_SEED = 0
+
+Purpose = Literal['tuning', 'reporting']
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """One task, by its numbers.
+
+  Attributes:
+    name: `workload/variant`.
+    title: for tables.
+    dataset: name of the data set, or `'texts'`.
+    model: name of the network.
+    order: `'cycle'` (the paper's fixed cycle), `'reshuffled'`, `'drift'` or
+      `'texts'`; the last two are streams.
+    batch_size: examples a batch.
+    window_size: of every control chart: the batches of an epoch, or on a stream
+      about as many as the loss takes to settle.
+    schedule: of the learning rate, `'constant'` or `'decayed'` (to zero, by the
+      end of the budget).
+    num_train: examples trained on; those after them, up to `num_test`, are the
+      validation part.
+    num_test: of the test part, and of the validation part.
+    num_epochs: of a stationary task.
+    num_evaluations: of a stationary task, evenly over its budget.
+    dirichlet_alpha: as in `streams.fixed_cycle`.
+    single_class: as in `streams.fixed_cycle`.
+    label_noise: share of the train labels that is replaced by another class.
+    num_segments: of a stream.
+    batches_per_segment: of a stream.
+    drift: `'labels'` or `'pixels'`.
+    transition_batches: as in `streams.drifting_stream`.
+    sequence_length: of texts, bytes.
+    seconds_per_batch: of a source that is slower than the step; 0 for none. The
+      budget is then one of batches, not of gradient evaluations.
+    is_balanced: whether accuracy is the mean over the classes.
+    data_dir: where the files of the data set (or the texts) lie; None where
+      they are looked for by themselves.
+  """
+
+  name: str
+  title: str
+  dataset: str
+  model: str
+  order: str
+  batch_size: int
+  window_size: int
+  schedule: str = 'constant'
+  num_train: int = 0
+  num_test: int = 0
+  num_epochs: int = 0
+  num_evaluations: int = 1
+  dirichlet_alpha: float | None = None
+  single_class: bool = False
+  label_noise: float = 0.0
+  num_segments: int = 0
+  batches_per_segment: int = 0
+  drift: str = 'labels'
+  transition_batches: int = 0
+  sequence_length: int = 64
+  seconds_per_batch: float = 0.0
+  is_balanced: bool = False
+  data_dir: str | None = None
+
+  def as_record(self) -> dict[str, Any]:
+    """All that makes it this task, where its files lie left out.
+
+    Records have these keys, and runs are named by them.
+    """
+    return {
+      'name': self.name,
+      'title': self.title,
+      'dataset': self.dataset,
+      'model': self.model,
+      'order': self.order,
+      'batch_size': self.batch_size,
+      'window_size': self.window_size,
+      'schedule': self.schedule,
+      'num_train': self.num_train,
+      'num_test': self.num_test,
+      'num_epochs': self.num_epochs,
+      'num_evaluations': self.num_evaluations,
+      'dirichlet_alpha': self.dirichlet_alpha,
+      'single_class': self.single_class,
+      'label_noise': self.label_noise,
+      'num_segments': self.num_segments,
+      'batches_per_segment': self.batches_per_segment,
+      'drift': self.drift,
+      'transition_batches': self.transition_batches,
+      'sequence_length': self.sequence_length,
+      'seconds_per_batch': self.seconds_per_batch,
+      'is_balanced': self.is_balanced,
+    }
+
+  @property
+  def is_stream(self) -> bool:
+    """Whether it is one pass, judged on each batch before training on it."""
+    return self.order in ('drift', 'texts')
+
+  @property
+  def num_batches(self) -> int:
+    """Batches of a run that takes each as it comes, once."""
+    if self.is_stream:
+      return self.num_segments * self.batches_per_segment
+    return self.num_epochs * (self.num_train // self.batch_size)
+
+  @property
+  def change_points(self) -> tuple[int, ...]:
+    """Of a stream, the first batches of its segments but the first."""
+    size = self.batches_per_segment
+    return tuple(i * size for i in range(1, self.num_segments))
+
+  @property
+  def budget(self) -> int | None:
+    """Gradient evaluations to spend; None where the batches are what counts."""
+    if self.is_stream or self.seconds_per_batch:
+      return None
+    return self.num_batches
+
+
+class Parts(NamedTuple):
+  """Examples as a step takes them.
+
+  Attributes:
+    inputs: [n, h, w, c] float32.
+    labels: [n] int32.
+  """
+
+  inputs: np.ndarray
+  labels: np.ndarray
+
+
+def build_task_model(task: Task) -> Model:
+  """The network of a task.
+
+  Args:
+    task: the task.
+
+  Returns:
+    A `Model`.
+
+  Raises:
+    ValueError: the data are missing, or the names are unknown.
+  """
+  if task.order == 'texts':
+    return build_model(task.model, (task.sequence_length,), 256)
+  dataset = _load(task.dataset, task.data_dir)
+  return build_model(task.model, dataset.example_shape, dataset.num_classes)
+
+
+def build_stream(
+  task: Task, seed: int, *, is_reshuffled: bool = False
+) -> streams.Stream:
+  """The batches of one run.
+
+  Args:
+    task: the task.
+    seed: of the order, and of the wrong labels.
+    is_reshuffled: whether a task in a fixed cycle is reshuffled each epoch.
+
+  Returns:
+    A `Stream`.
+
+  Raises:
+    ValueError: the data are missing or too few.
+  """
+  rng = np.random.default_rng(seed)
+  if task.order == 'texts':
+    return streams.switching_texts(
+      list(_texts(task.data_dir).values()),
+      sequence_length=task.sequence_length,
+      batch_size=task.batch_size,
+      num_segments=task.num_segments,
+      batches_per_segment=task.batches_per_segment,
+      rng=rng,
+    )
+  if task.order == 'drift':
+    everything = _everything(task.dataset, task.data_dir)
+    return streams.drifting_stream(
+      *everything,
+      batch_size=task.batch_size,
+      num_segments=task.num_segments,
+      batches_per_segment=task.batches_per_segment,
+      num_classes=_num_classes(task.dataset, task.data_dir),
+      drift='pixels' if task.drift == 'pixels' else 'labels',
+      transition_batches=task.transition_batches,
+      rng=rng,
+    )
+  inputs, labels = _train_part(task)
+  if task.label_noise:
+    labels = _with_noise(
+      labels, _num_classes(task.dataset, task.data_dir), task, rng
+    )
+  if task.order == 'reshuffled' or is_reshuffled:
+    stream = streams.shuffled_epochs(
+      inputs,
+      labels,
+      batch_size=task.batch_size,
+      num_epochs=task.num_epochs,
+      rng=rng,
+    )
+  else:
+    # Batches of one class leave more examples out, and their cycle is shorter:
+    # it is begun once more, to end where the others end.
+    stream = streams.fixed_cycle(
+      inputs,
+      labels,
+      batch_size=task.batch_size,
+      num_epochs=task.num_epochs + task.single_class,
+      dirichlet_alpha=task.dirichlet_alpha,
+      single_class=task.single_class,
+      rng=rng,
+    )
+    stream = streams.Stream(
+      itertools.islice(stream.batches, task.num_batches),
+      min(task.num_batches, stream.num_batches),
+      (),
+    )
+  if task.seconds_per_batch:
+    stream = streams.throttled(stream, task.seconds_per_batch)
+  return stream
+
+
+class Measures(NamedTuple):
+  """A network on a task.
+
+  Attributes:
+    train_loss: mean over as many clean train examples as there are test ones,
+      nats.
+    test_loss: on the test part, or in a tuning run on the validation part,
+      nats.
+    test_accuracy: likewise, share in [0, 1]; the mean over the classes where
+      the task is balanced.
+  """
+
+  train_loss: float
+  test_loss: float
+  test_accuracy: float
+
+
+def build_evaluation(
+  task: Task, model: Model, purpose: Purpose
+) -> Callable[[Any], Measures]:
+  """How the networks of a stationary task are judged.
+
+  Args:
+    task: the task.
+    model: its network.
+    purpose: a tuning run is judged on the validation part, which no reported
+      number comes from.
+
+  Returns:
+    `evaluate(params) -> Measures`.
+
+  Raises:
+    ValueError: the data are missing, or the part has no `num_test` examples.
+  """
+  train = _train_part(task)
+  train = Parts(*(x[: task.num_test] for x in train))
+  held_out = _validation_part(task) if purpose == 'tuning' else _test_part(task)
+  if not 0 < task.num_test <= len(held_out.labels):
+    raise InputError(
+      f'num_test={task.num_test} of {task.name} must be positive and within '
+      f'the {len(held_out.labels)} examples that a {purpose} run of num_train='
+      f'{task.num_train} is judged on; lower num_test or num_train'
+    )
+  num_classes = _num_classes(task.dataset, task.data_dir)
+
+  def evaluate(params: Any) -> Measures:
+    train_loss, _ = _judge(model, params, train, num_classes, False)
+    loss, accuracy = _judge(
+      model, params, held_out, num_classes, task.is_balanced
+    )
+    return Measures(train_loss, loss, accuracy)
+
+  return evaluate
+
+
+def _judge(
+  model: Model, params: Any, part: Parts, num_classes: int, is_balanced: bool
+) -> tuple[float, float]:
+  """Mean loss and accuracy, of all examples or of the classes' means."""
+  size = _EVALUATION_BATCH
+  sums = [
+    _class_sums(
+      model,
+      num_classes,
+      params,
+      part.inputs[i : i + size],
+      part.labels[i : i + size],
+    )
+    for i in range(0, len(part.labels), size)
+  ]
+  loss, right, counts = np.array(jax.device_get(sums), np.float64).sum(0)
+  present = counts > 0
+  accuracy = (
+    np.mean(right[present] / counts[present])
+    if is_balanced
+    else right.sum() / counts.sum()
+  )
+  return float(loss.sum() / counts.sum()), float(accuracy)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _class_sums(
+  model: Model,
+  num_classes: int,
+  params: Any,
+  inputs: jax.Array,
+  labels: jax.Array,
+) -> jax.Array:
+  """[3, num_classes]: summed losses, right answers and examples by class."""
+  logits = model.logits_fn(params, inputs)
+  log_probabilities = jax.nn.log_softmax(logits)
+  losses = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)
+  is_right = (logits.argmax(-1) == labels).astype(losses.dtype)
+  of_class = jax.nn.one_hot(labels, num_classes, dtype=losses.dtype)
+  columns = jnp.stack([losses[:, 0], is_right, jnp.ones_like(is_right)])
+  # Counts must stay whole, on whatever the device rounds its products to.
+  return jnp.matmul(columns, of_class, precision='highest')
+
+
+@functools.cache
+def _load(dataset: str, data_dir: str | None) -> Dataset[Any]:
+  return load_dataset(dataset, data_dir=data_dir)
+
+
+@functools.cache
+def _ordered(dataset: str, data_dir: str | None) -> Parts:
+  """The train part in one fixed random order, so that classes are mixed."""
+  train = _load(dataset, data_dir).train
+  order = np.random.default_rng(_SPLIT_SEED).permutation(len(train))
+  return _as_parts(train.images[order], train.labels[order])
+
+
+def _train_part(task: Task) -> Parts:
+  return Parts(
+    *(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))
+  )
+
+
+def _validation_part(task: Task) -> Parts:
+  end = task.num_train + task.num_test
+  return Parts(
+    *(x[task.num_train : end] for x in _ordered(task.dataset, task.data_dir))
+  )
+
+
+def _test_part(task: Task) -> Parts:
+  return Parts(
+    *(x[: task.num_test] for x in _test(task.dataset, task.data_dir))
+  )
+
+
+@functools.cache
+def _test(dataset: str, data_dir: str | None) -> Parts:
+  test = _load(dataset, data_dir).test
+  return _as_parts(test.images, test.labels)
+
+
+@functools.cache
+def _everything(dataset: str, data_dir: str | None) -> Parts:
+  """Train and test parts in one: a stream is judged before training on it."""
+  parts = zip(
+    _ordered(dataset, data_dir), _test(dataset, data_dir), strict=True
+  )
+  return Parts(*map(np.concatenate, parts))
+
+
+@functools.cache
+def _texts(data_dir: str | None) -> dict[str, np.ndarray]:
+  return load_texts(data_dir)
+
+
+@functools.cache
+def _num_classes(dataset: str, data_dir: str | None) -> int:
+  return _load(dataset, data_dir).num_classes
+
+
+def _as_parts(images: np.ndarray, labels: np.ndarray) -> Parts:
+  """Images as float32; bytes become shares of 255."""
+  if images.dtype == np.uint8:
+    images = images.astype(np.float32) / 255
+  return Parts(images, labels)
+
+
+def _with_noise(
+  labels: np.ndarray, num_classes: int, task: Task, rng: np.random.Generator
+) -> np.ndarray:
+  """The labels, a share of them moved to another class."""
+  is_wrong = rng.random(len(labels)) < task.label_noise
+  shift = rng.integers(1, num_classes, len(labels))
+  noisy = np.where(is_wrong, (labels + shift) % num_classes, labels)
+  return noisy.astype(labels.dtype)

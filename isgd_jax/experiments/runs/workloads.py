@@ -1,0 +1,359 @@
+"""The workloads that methods are compared on, small and large.
+
+The small forms are for two CPU cores: a comparison with all its tuning takes
+minutes. The large forms are for an accelerator.
+"""
+
+import dataclasses
+
+from isgd_jax.experiments.runs.ablation import VARIANTS
+from isgd_jax.experiments.runs.tasks import Task
+
+_STREAM_METHODS = ('base', 'base-decayed', 'twice', 'isgd', 'random', 'skip')
+_STATIONARY_METHODS = (
+  *('base', 'base-constant', 'twice', 'isgd', 'random'),
+  *('isgd-constant', 'paper-isgd', 'skip', 'reshuffled'),
+)
+_STREAM_WINDOW = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  """Tasks that belong together, and what is compared on them.
+
+  Attributes:
+    name: on the command line.
+    title: for headings.
+    tasks: one or more.
+    base_optimizers: names.
+    methods: names, without the loss-adaptive ones.
+    has_loss_adaptive: whether `polyak` and `momo` are compared too.
+    num_rates: learning rates in the grid.
+    num_tuning_seeds: seeds of the runs that choose the rate.
+    has_traces: whether what happened along the runs is recorded too.
+  """
+
+  name: str
+  title: str
+  tasks: tuple[Task, ...]
+  base_optimizers: tuple[str, ...] = ('sgd', 'momentum', 'adam')
+  methods: tuple[str, ...] = _STREAM_METHODS
+  has_loss_adaptive: bool = True
+  num_rates: int = 6
+  num_tuning_seeds: int = 2
+  has_traces: bool = True
+
+
+def _fashion(name: str, title: str, **kwargs) -> Task:
+  """An MLP on a fixed cycle of 100 batches of Fashion-MNIST."""
+  defaults = {
+    'dataset': 'fashion-mnist',
+    'model': 'mlp',
+    'order': 'cycle',
+    'batch_size': 128,
+    'window_size': 100,
+    'schedule': 'decayed',
+    'num_train': 12_800,
+    'num_test': 2_000,
+    'num_epochs': 8,
+    'num_evaluations': 16,
+  }
+  return Task(name, title, **defaults | kwargs)
+
+
+def _fashion_stream(name: str, title: str, **kwargs) -> Task:
+  """An MLP on one pass of ten segments of Fashion-MNIST."""
+  defaults = {
+    'dataset': 'fashion-mnist',
+    'model': 'mlp',
+    'order': 'drift',
+    'batch_size': 64,
+    'window_size': _STREAM_WINDOW,
+    'num_segments': 10,
+    'batches_per_segment': 100,
+  }
+  return Task(name, title, **defaults | kwargs)
+
+
+def _digits_stream(name: str, title: str, **kwargs) -> Task:
+  return _fashion_stream(
+    name, title, **{'dataset': 'digits', 'batch_size': 16} | kwargs
+  )
+
+
+def _digits(name: str, title: str, **kwargs) -> Task:
+  defaults = {
+    'dataset': 'digits',
+    'order': 'cycle',
+    'batch_size': 32,
+    'window_size': 35,
+    'schedule': 'decayed',
+    'num_train': 1_120,
+    'num_test': 317,
+    'num_epochs': 20,
+    'num_evaluations': 20,
+  }
+  return Task(name, title, **defaults | kwargs)
+
+
+def _lenet(name: str, title: str, **kwargs) -> Task:
+  """The paper's MNIST set-up, on as much data as two CPU cores can take."""
+  defaults = {
+    'model': 'lenet',
+    'batch_size': 64,
+    'window_size': 50,
+    'num_train': 3_200,
+    'num_test': 1_000,
+    'num_epochs': 6,
+    'num_evaluations': 12,
+  }
+  return _fashion(name, title, **defaults | kwargs)
+
+
+_WORKLOADS = (
+  Workload(
+    'stationary-digits',
+    'Digits, i.i.d. batches in a fixed cycle',
+    (
+      _digits('stationary-digits/mlp', 'MLP', model='mlp'),
+      _digits('stationary-digits/cnn', 'small CNN', model='cnn', num_epochs=12),
+    ),
+    base_optimizers=('sgd', 'momentum', 'nesterov', 'adam'),
+    methods=_STATIONARY_METHODS,
+    num_rates=5,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'stationary-fashion',
+    "LeNet on Fashion-MNIST, the paper's MNIST set-up",
+    (_lenet('stationary-fashion/lenet', 'LeNet'),),
+    base_optimizers=('momentum',),
+    methods=(
+      *('base', 'base-constant', 'twice', 'isgd', 'random', 'paper-isgd'),
+    ),
+    has_loss_adaptive=False,
+    num_rates=3,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'paper-cifar10',
+    "Caffe's CIFAR-10 quick network, the paper's CIFAR-10 set-up",
+    (
+      Task(
+        'paper-cifar10/quick',
+        'CIFAR-10 quick',
+        dataset='cifar10',
+        model='cifar10-quick',
+        order='cycle',
+        batch_size=100,
+        window_size=50,
+        schedule='decayed',
+        num_train=5_000,
+        num_test=1_000,
+        num_epochs=6,
+        num_evaluations=12,
+      ),
+    ),
+    base_optimizers=('momentum',),
+    methods=_STATIONARY_METHODS,
+    has_loss_adaptive=False,
+    num_rates=3,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'sampling-bias',
+    'Fixed batches of uneven class mixes, Fashion-MNIST',
+    (
+      _fashion('sampling-bias/iid', 'i.i.d.'),
+      _fashion('sampling-bias/dirichlet-1', 'Dirichlet 1', dirichlet_alpha=1.0),
+      _fashion(
+        'sampling-bias/dirichlet-0.1', 'Dirichlet 0.1', dirichlet_alpha=0.1
+      ),
+      _fashion(
+        'sampling-bias/single-class',
+        'one class each',
+        single_class=True,
+        window_size=96,
+      ),
+    ),
+    methods=_STATIONARY_METHODS,
+    num_rates=5,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'imbalance',
+    'Shuttle, classes of a few in ten thousand to eight in ten',
+    (
+      Task(
+        'imbalance/shuttle',
+        'MLP, balanced accuracy',
+        dataset='shuttle',
+        model='mlp',
+        order='cycle',
+        batch_size=128,
+        window_size=100,
+        schedule='decayed',
+        num_train=12_800,
+        num_test=10_000,
+        num_epochs=8,
+        num_evaluations=16,
+        is_balanced=True,
+      ),
+    ),
+    methods=_STATIONARY_METHODS,
+  ),
+  Workload(
+    'label-noise',
+    'Wrong labels, Fashion-MNIST',
+    (
+      _fashion('label-noise/10', '10 % wrong', label_noise=0.1),
+      _fashion('label-noise/30', '30 % wrong', label_noise=0.3),
+    ),
+    methods=_STATIONARY_METHODS,
+    num_rates=5,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'drift-labels',
+    'A stream whose labels rotate nine times',
+    (
+      _fashion_stream('drift-labels/fashion', 'Fashion-MNIST'),
+      _digits_stream('drift-labels/digits', 'digits'),
+    ),
+  ),
+  Workload(
+    'drift-pixels',
+    'A stream whose pixels are permuted nine times',
+    (
+      _fashion_stream('drift-pixels/fashion', 'Fashion-MNIST', drift='pixels'),
+      _digits_stream('drift-pixels/digits', 'digits', drift='pixels'),
+    ),
+  ),
+  Workload(
+    'drift-gradual',
+    'A stream whose labels rotate five times, each over 100 batches',
+    (
+      _fashion_stream(
+        'drift-gradual/fashion',
+        'Fashion-MNIST',
+        num_segments=6,
+        batches_per_segment=200,
+        transition_batches=100,
+      ),
+    ),
+  ),
+  Workload(
+    'drift-text',
+    'Bytes of two texts in turn, a causal Transformer',
+    (
+      Task(
+        'drift-text/transformer',
+        'Transformer, 2 layers of 64',
+        dataset='texts',
+        model='transformer-small',
+        order='texts',
+        batch_size=8,
+        window_size=_STREAM_WINDOW,
+        num_segments=8,
+        batches_per_segment=75,
+        sequence_length=64,
+      ),
+    ),
+    base_optimizers=('momentum', 'adam'),
+    has_loss_adaptive=False,
+    num_rates=4,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'input-bound',
+    'A source slower than the step, Fashion-MNIST',
+    (
+      _fashion(
+        'input-bound/fashion',
+        'a batch every 5 ms',
+        num_epochs=3,
+        num_evaluations=12,
+        seconds_per_batch=0.005,
+      ),
+    ),
+    base_optimizers=('momentum', 'adam'),
+    methods=('base', 'twice', 'isgd', 'random', 'skip'),
+    has_loss_adaptive=False,
+    num_rates=4,
+    num_tuning_seeds=1,
+  ),
+)
+
+_BY_NAME = {workload.name: workload for workload in _WORKLOADS}
+_ABLATION_TASKS = (
+  ('drift-labels', 0),
+  ('drift-pixels', 0),
+  ('sampling-bias', 2),
+  ('sampling-bias', 0),
+  ('stationary-digits', 0),
+)
+_ABLATION = Workload(
+  'ablation',
+  'ISGD with one thing changed at a time',
+  tuple(_BY_NAME[name].tasks[i] for name, i in _ABLATION_TASKS),
+  methods=('base', *VARIANTS),
+  has_loss_adaptive=False,
+  num_rates=3,
+  num_tuning_seeds=1,
+  has_traces=False,
+)
+
+WORKLOADS = {**_BY_NAME, _ABLATION.name: _ABLATION}
+
+
+def _enlarged(workload: Workload, **kwargs) -> Workload:
+  """The same, with the sizes of every task replaced."""
+  tasks = tuple(dataclasses.replace(task, **kwargs) for task in workload.tasks)
+  return dataclasses.replace(workload, tasks=tasks)
+
+
+_ALL_OF_FASHION = {
+  'num_train': 50_000,
+  'num_test': 10_000,
+  'batch_size': 128,
+  'window_size': 390,
+}
+
+LARGE_WORKLOADS = {
+  **WORKLOADS,
+  'stationary-fashion': dataclasses.replace(
+    _enlarged(
+      WORKLOADS['stationary-fashion'], **_ALL_OF_FASHION, num_epochs=15
+    ),
+    methods=_STATIONARY_METHODS,
+    base_optimizers=('sgd', 'momentum', 'nesterov', 'adam'),
+    has_loss_adaptive=True,
+    num_rates=6,
+    num_tuning_seeds=2,
+  ),
+  'paper-cifar10': _enlarged(
+    WORKLOADS['paper-cifar10'],
+    num_train=45_000,
+    num_test=5_000,
+    window_size=450,
+    num_epochs=15,
+  ),
+  'sampling-bias': _enlarged(
+    WORKLOADS['sampling-bias'], **_ALL_OF_FASHION, num_epochs=15
+  ),
+  'label-noise': _enlarged(
+    WORKLOADS['label-noise'], **_ALL_OF_FASHION, num_epochs=15
+  ),
+  'drift-text': dataclasses.replace(
+    _enlarged(
+      WORKLOADS['drift-text'],
+      model='transformer',
+      batch_size=32,
+      batches_per_segment=150,
+      title='Transformer, 4 layers of 128',
+    ),
+    base_optimizers=('sgd', 'momentum', 'adam'),
+    num_rates=6,
+    num_tuning_seeds=2,
+  ),
+}

@@ -1,0 +1,199 @@
+"""The optimizer of a training run: base, learning rate, chart, ISGD."""
+
+from typing import Any
+
+import optax
+
+import isgd_jax
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.train.config import IsgdConfig
+from isgd_jax.experiments.train.config import OptimizerConfig
+from isgd_jax.experiments.train.config import TrainConfig
+
+# Below some 20 losses the chart's sigma is little more than a guess.
+_SHORTEST_DEFAULT_WINDOW = 20
+
+
+def build_optimizer(
+  config: TrainConfig, batches_per_cycle: int
+) -> optax.GradientTransformationExtraArgs:
+  """The optimizer that a configuration asks for.
+
+  The base optimizer's state shows its learning rate under the name
+  `learning_rate`. Its schedule counts base updates: a chased step, which has
+  none, is not counted.
+
+  Args:
+    config: the run, checked.
+    batches_per_cycle: batches in one cycle through the data.
+
+  Returns:
+    The optimizer.
+
+  Raises:
+    ValueError: naming the argument of `isgd_jax` that cannot be.
+
+  Example:
+    >>> optimizer = build_optimizer(TrainConfig(), batches_per_cycle=12)
+    >>> _ = optimizer.init({'w': 1.0})
+  """
+  base = _base_optimizer(
+    config.optimizer, config.num_steps(batches_per_cycle), batches_per_cycle
+  )
+  isgd = config.isgd
+  if isgd.method == 'base':
+    return optax.with_extra_args_support(base)
+  if isgd.method == 'paper-isgd':
+    return isgd_jax.paper_isgd(
+      base,
+      batches_per_epoch=isgd.window_size or batches_per_cycle,
+      chase_learning_rate=isgd.chase_learning_rate,
+    )
+  chart = build_chart(isgd, batches_per_cycle)
+  if isgd.method == 'skip':
+    return isgd_jax.skip_out_of_control(base, chart)
+  if isgd.method == 'watch':
+    return isgd_jax.isgd(base, chart, max_chase_steps=0)
+  solver = (
+    isgd_jax.gauss_newton()
+    if isgd.solver == 'gauss-newton'
+    else isgd_jax.gradient_descent(isgd.chase_learning_rate)
+  )
+  return isgd_jax.isgd(
+    base,
+    chart,
+    solver=solver,
+    chase_to=isgd.chase_to,
+    max_chase_steps=isgd.max_chase_steps,
+    conservative_weight=isgd.conservative_weight,
+    base_update_when_chasing=isgd.base_update_when_chasing,
+  )
+
+
+def build_chart(
+  isgd: IsgdConfig, batches_per_cycle: int
+) -> isgd_jax.ControlChart:
+  """The control chart that a configuration asks for.
+
+  Args:
+    isgd: the options of ISGD.
+    batches_per_cycle: batches in one cycle through the data.
+
+  Returns:
+    The chart.
+
+  Raises:
+    ValueError: naming the argument of `isgd_jax` that cannot be, or charts and
+      rules that do not go together.
+
+  Example:
+    >>> build_chart(IsgdConfig(chart='ewma'), batches_per_cycle=12).kind
+    'ewma'
+  """
+  window: dict[str, Any] = {
+    'window_size': window_size(isgd, batches_per_cycle),
+    'sigma_multiplier': isgd.sigma_multiplier,
+    'sigma_estimator': isgd.sigma_estimator,
+    'flagged_losses': isgd.flagged_losses,
+  }
+  smoothing: dict[str, Any] = (
+    {} if isgd.smoothing is None else {'smoothing': isgd.smoothing}
+  )
+  if isgd.chart == 'difference':
+    chart = isgd_jax.difference_chart(batches_per_cycle, **window, **smoothing)
+  else:
+    chart = isgd_jax.shewhart(**window)
+  if isgd.chart == 'ewma':
+    chart = isgd_jax.ewma(
+      limit_width=isgd.limit_width, reference=chart, **smoothing
+    )
+  elif isgd.chart == 'cusum':
+    chart = isgd_jax.cusum(
+      isgd.allowance, isgd.decision_interval, reference=chart
+    )
+  if isgd.run_rules != 'none':
+    chart = isgd_jax.with_run_rules(chart, isgd.run_rules)
+  if isgd.restart_after is not None:
+    chart = isgd_jax.with_restart(chart, isgd.restart_after)
+  return chart
+
+
+def window_size(isgd: IsgdConfig, batches_per_cycle: int) -> int:
+  """The chart's window: as asked for, or one cycle, at least 20 batches.
+
+  Args:
+    isgd: the options of ISGD.
+    batches_per_cycle: batches in one cycle through the data.
+
+  Returns:
+    The number of batch losses.
+
+  Example:
+    >>> window_size(IsgdConfig(), 469), window_size(IsgdConfig(), 12)
+    (469, 20)
+  """
+  if isgd.window_size is not None:
+    return isgd.window_size
+  return max(batches_per_cycle, _SHORTEST_DEFAULT_WINDOW)
+
+
+def _base_optimizer(
+  config: OptimizerConfig, num_steps: int, batches_per_cycle: int
+) -> optax.GradientTransformation:
+  """The base optimizer with its learning rate on show."""
+
+  def make(learning_rate):
+    if config.base in ('adam', 'adamw'):
+      base = (
+        optax.adamw(learning_rate, weight_decay=config.weight_decay)
+        if config.base == 'adamw'
+        else optax.adam(learning_rate)
+      )
+    else:
+      base = optax.sgd(
+        learning_rate,
+        momentum=None if config.base == 'sgd' else config.momentum,
+        nesterov=config.base == 'nesterov',
+      )
+    if config.weight_decay and config.base != 'adamw':
+      base = optax.chain(optax.add_decayed_weights(config.weight_decay), base)
+    if config.schedule == 'loss-driven':
+      scales = dict.fromkeys(config.rate_boundaries, config.rate_factor)
+      base = optax.chain(base, isgd_jax.scale_by_mean_loss(scales))
+    return base
+
+  return optax.inject_hyperparams(make)(
+    learning_rate=_schedule(config, num_steps, batches_per_cycle)
+  )
+
+
+def _schedule(
+  config: OptimizerConfig, num_steps: int, batches_per_cycle: int
+) -> optax.ScalarOrSchedule:
+  """The learning rate as a function of the number of base updates."""
+  rate, warmup = config.learning_rate, config.warmup_steps
+  if warmup >= num_steps:
+    raise InputError(
+      f'--warmup-steps {warmup} must be less than the {num_steps} steps of the '
+      'run; lower it, or train for longer'
+    )
+  if config.schedule == 'cosine':
+    after = optax.cosine_decay_schedule(rate, max(1, num_steps - warmup))
+  elif config.schedule == 'step':
+    scales: dict[int, float] = {}
+    for boundary in config.rate_boundaries:
+      # Joined schedules count from the end of the warm-up.
+      step = round(boundary * batches_per_cycle) - warmup
+      if step <= 0:
+        raise InputError(
+          f'--rate-boundaries {boundary:g} (epochs) lies within the '
+          f'--warmup-steps {warmup}; shorten the warm-up, or move it'
+        )
+      scales[step] = scales.get(step, 1.0) * config.rate_factor
+    after = optax.piecewise_constant_schedule(rate, scales)
+  else:
+    after = optax.constant_schedule(rate)
+  if not warmup:
+    return after
+  rising = optax.linear_schedule(0.0, rate, warmup)
+  return optax.join_schedules([rising, after], [warmup])

@@ -1,0 +1,144 @@
+"""A run put together from its options, before anything is computed."""
+
+import dataclasses
+import functools
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from isgd_jax import sampling
+from isgd_jax.experiments import datasets
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.train import checks
+from isgd_jax.experiments.train import folder
+from isgd_jax.experiments.train.config import TrainConfig
+from isgd_jax.experiments.train.devices import DevicesConfig
+from isgd_jax.experiments.train.devices import Placement
+from isgd_jax.experiments.train.devices import check_last_batch
+from isgd_jax.experiments.train.devices import place
+from isgd_jax.experiments.train.inputs import create_network
+from isgd_jax.experiments.train.inputs import facts_of
+from isgd_jax.experiments.train.inputs import load_dataset
+from isgd_jax.experiments.train.inputs import train_cycle
+from isgd_jax.experiments.train.optimizers import build_optimizer
+from isgd_jax.experiments.train.steps import RunState
+from isgd_jax.experiments.train.steps import Steps
+from isgd_jax.experiments.train.steps import build_steps
+
+if TYPE_CHECKING:
+  import grain
+
+
+class Plan(NamedTuple):
+  """What a run is made of; nothing has been computed or written yet.
+
+  Attributes:
+    dataset: its data set.
+    facts: what tells that from others.
+    cycle: the training batches by step.
+    batches_per_cycle: batches in a cycle through the data.
+    num_steps: training steps in the whole run.
+    steps: its programs.
+    template: shapes and dtypes of its state.
+    placement: where it computes.
+  """
+
+  dataset: datasets.Dataset
+  facts: dict[str, Any]
+  cycle: 'grain.MapDataset[sampling.CycleBatch]'
+  batches_per_cycle: int
+  num_steps: int
+  steps: Steps
+  template: RunState
+  placement: Placement
+
+
+def make_plan(
+  config: TrainConfig,
+  out: str | os.PathLike[str],
+  resume: bool = False,
+  devices: DevicesConfig | None = None,
+) -> Plan:
+  """Puts a run together; fails on whatever does not fit.
+
+  Args:
+    config: the run.
+    out: its folder, which is left as it is.
+    resume: whether the run in the folder is to be carried on.
+    devices: where it is to compute; all devices by default.
+
+  Returns:
+    A `Plan`.
+
+  Raises:
+    InputError: an option cannot be, or does not go with the folder, the data
+      or the devices.
+    DataError: a data set that cannot be read.
+
+  Example:
+    >>> make_plan(TrainConfig(epochs=3), 'run').num_steps
+    36
+  """
+  checks.check_config(config)
+  folder.check_folder(out, resume)
+  if resume:
+    saved = folder.load_config(out)
+    checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
+  placement = place(devices or DevicesConfig(), config.data.batch_size)
+  try:
+    dataset = load_dataset(config)
+    check_last_batch(placement, config.data, len(dataset.train))
+    cycle = train_cycle(config, dataset)
+    batches_per_cycle = sampling.batches_per_cycle(
+      len(dataset.train), config.data.batch_size, config.data.last_batch
+    )
+    steps = build_steps(
+      functools.partial(create_network, config, dataset),
+      dataset,
+      build_optimizer(config, batches_per_cycle),
+      config.seed,
+      placement.replicated,
+    )
+    # Compiles nothing yet, but fails on what does not fit together.
+    template = jax.eval_shape(steps.init)
+  except InputError:
+    raise
+  except (ValueError, OverflowError) as error:
+    raise InputError(str(error)) from error
+  return Plan(
+    dataset=dataset,
+    facts=facts_of(dataset),
+    cycle=cycle,
+    batches_per_cycle=batches_per_cycle,
+    num_steps=config.num_steps(batches_per_cycle),
+    steps=steps,
+    template=template,
+    placement=placement,
+  )
+
+
+def describe(config: TrainConfig, plan: Plan) -> str:
+  """A run in words, before it begins.
+
+  Args:
+    config: the run.
+    plan: what it is made of.
+
+  Returns:
+    Its options, and its sizes.
+
+  Example:
+    >>> config = TrainConfig()
+    >>> print(describe(config, make_plan(config, 'run')).splitlines()[0])
+    model                          "mlp"
+  """
+  dataset = plan.dataset
+  sizes = [leaf.size for leaf in jax.tree.leaves(plan.template.params)]
+  return (
+    f'{checks.describe(config)}\n\n'
+    f'{len(dataset.train):,} examples to train on and {len(dataset.test):,} to '
+    f'test on; {plan.batches_per_cycle:,} batches an epoch, '
+    f'{plan.num_steps:,} steps in all; {sum(sizes):,} parameters; on '
+    f'{plan.placement.describe()}\n'
+  )

@@ -1,0 +1,220 @@
+"""The code of README.md and of each page of docs/ runs, and does what it says.
+
+The blocks of a page run in order in one namespace. docs/devices.md needs eight
+devices: devices/many_devices/docs_test.py. docs/batch_size.md times steps:
+batch_size_docs_test.py.
+"""
+
+import pathlib
+import re
+import shlex
+import tomllib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isgd_jax
+from isgd_jax.experiments import command_line
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PAGES = {
+  path.relative_to(ROOT).as_posix(): path.read_text()
+  for path in (
+    *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md')),
+    *sorted((ROOT / 'docs').glob('*.md')),
+  )
+}
+ELSEWHERE = ('docs/batch_size.md', 'docs/devices.md')
+FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.DOTALL | re.MULTILINE)
+WITH_CODE = [
+  name
+  for name, text in PAGES.items()
+  if name not in ELSEWHERE and '```python' in text
+]
+# What the README takes for granted: "a loss, parameters, batches of your own".
+X = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
+README_NAMES = {
+  'params': jnp.zeros(3),
+  'batch': (X, X.sum(axis=1)),
+  'loss_fn': lambda params, batch: jnp.mean(
+    (batch[0] @ params - batch[1]) ** 2
+  ),
+}
+
+
+@pytest.mark.parametrize('page', WITH_CODE)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  names = dict(README_NAMES) if page == 'README.md' else {}
+  # As a user's JAX has it; Optax's Adam mixes dtypes.
+  with jax.numpy_dtype_promotion('standard'):
+    for language, code in FENCE.findall(PAGES[page]):
+      if language == 'python':
+        exec(compile(code, page, 'exec'), names)
+    CHECKS[page](names)
+
+
+def check_readme(names):
+  assert int(isgd_jax.get_info(names['opt_state']).num_steps) == 1
+  assert jnp.all(names['params'] != 0)
+
+
+def check_getting_started(names):
+  info = names['info']
+  flagged = np.flatnonzero(info.is_undertrained)
+  assert flagged.min() >= 50
+  assert 300 in flagged
+  assert info.num_chase_steps.max() <= 5
+  assert info.final_loss[300] < info.loss[300]
+  # "Once the network has caught up, the chart falls silent."
+  assert np.mean(info.is_undertrained[320:]) < 0.05
+  assert pathlib.Path('control_chart.png').stat().st_size > 10_000
+  assert names['mean_loss'](names['optimizer']) < names['mean_loss'](
+    optax.adam(1e-3)
+  )
+
+
+def check_charts(names):
+  update, state = names['chart'].update, names['chart'].init()
+  flags = []
+  for loss in (1.0, 1.5, 4.0, float('nan'), 7.0, 15.0):
+    state, reading = update(state, jnp.float32(loss))
+    flags.append(bool(reading.is_above))
+  assert flags == [False, False, True, False, False, True]
+
+
+def check_streams(names):
+  accuracies, info = names['accuracies'], names['info']
+  assert len(accuracies) == 400
+  # It has learned each concept again by the end of its segment.
+  for end in (100, 200, 300, 400):
+    assert sum(accuracies[end - 20 : end]) / 20 > 0.7
+  assert 0 < int(info.num_undertrained) < 80
+  assert int(info.num_gradient_evaluations) < 1.5 * 400
+
+
+def check_flax_equinox(names):
+  for opt_state in (
+    names['nnx_optimizer'].opt_state,
+    names['state'].opt_state,
+    names['normed_state'].opt_state,
+    names['eqx_state'],
+  ):
+    assert int(isgd_jax.get_info(opt_state).num_steps) == 1
+  assert jax.tree.map(
+    lambda old, new: bool(jnp.any(old != new)),
+    names['variables']['batch_stats'],
+    names['normed_state'].batch_stats,
+  ) == {'BatchNorm_0': {'mean': True, 'var': True}}
+
+
+def check_checkpoints(names):
+  state, restored = names['state'], names['restored']
+  jax.tree.map(np.testing.assert_array_equal, state, restored)
+  info = isgd_jax.get_info(state[1])
+  assert int(info.num_steps) == 60
+  assert int(info.num_undertrained) > 0
+  new_state = names['new_state']
+  jax.tree.map(
+    np.testing.assert_array_equal, new_state.base_state, state[1].base_state
+  )
+  assert jax.tree.structure(new_state) == jax.tree.structure(
+    names['wider'].init(names['params'])
+  )
+
+
+def check_migrating(names):
+  assert names['skipped_before'] == names['skipped_after'] == [200, 240, 280]
+  np.testing.assert_allclose(
+    names['params_before'], names['params_after'], rtol=1e-5
+  )
+  assert int(names['num_flagged']) >= 3
+  assert int(names['extra_after']) > 0
+
+
+def check_troubleshooting(names):
+  assert names['still_filling']
+  assert names['share_for_ever'] > 0.7
+  assert names['share_with_restart'] < 0.2
+  assert np.all(np.isfinite(names['params_after_nan']))
+  assert np.isnan(names['infos'][22].loss)
+  assert int(names['infos'][-1].num_steps) == 25
+  value, params = names['value'], names['params']
+  assert value == names['right'](params)
+  assert value != names['wrong'](params)
+  assert (names['num_compiled'], names['num_compiled_with_short_batch']) == (
+    1,
+    2,
+  )
+  assert int(isgd_jax.get_info(names['state'][1]).num_undertrained) > 0
+  assert names['new'][0].is_deleted()
+  assert float(names['kept'].loss) > 0
+  assert names['optimizer'].init(params)
+
+
+CHECKS = {
+  'README.md': check_readme,
+  'docs/charts.md': check_charts,
+  'docs/checkpoints.md': check_checkpoints,
+  'docs/flax_equinox.md': check_flax_equinox,
+  'docs/getting_started.md': check_getting_started,
+  'docs/migrating.md': check_migrating,
+  'docs/streams.md': check_streams,
+  'docs/troubleshooting.md': check_troubleshooting,
+}
+
+
+def test_blocks_are_of_a_kind_that_is_run():
+  for page, text in PAGES.items():
+    languages = {language for language, _ in FENCE.findall(text)}
+    assert languages <= {'python', 'text'}, page
+
+
+def shell_lines(text):
+  """The lines of indented blocks, those that go on in the next joined."""
+  text = FENCE.sub('', text)
+  # An indented line in a list is prose, not code.
+  blocks = re.findall(r'(?:\A|\n\n)((?: {4}.*\n?(?:\n(?= {4}))*)+)', text)
+  lines = ''.join(f'{block.rstrip()}\n' for block in blocks)
+  return re.sub(r'\\\n\s*', '', lines).splitlines()
+
+
+COMMANDS = sorted(
+  {
+    command.strip()
+    for text in PAGES.values()
+    for line in shell_lines(text)
+    for command in re.findall(
+      r"\bisgd-jax [a-z][^;&']*",
+      re.sub(r' #.*|\$resume|\$i\b', '', line),
+    )
+  }
+)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_the_command_line_is_one_that_isgd_jax_takes(command):
+  words = shlex.split(command)[1:]
+  if '--process-id' in words and words[-1] == '--process-id':
+    words.append('0')  # In the place of a shell variable.
+  # To resume it would look for the run.
+  command_line.parse([word for word in words if word != '--resume'])
+
+
+def test_there_are_commands():
+  assert len(COMMANDS) > 10
+
+
+def test_make_targets_and_extras_exist():
+  makefile = (ROOT / 'Makefile').read_text()
+  extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project'][
+    'optional-dependencies'
+  ]
+  for page, text in PAGES.items():
+    for target in re.findall(r'(?:`| {4})make ([a-z-]+)', text):
+      assert re.search(rf'^{target}:', makefile, re.MULTILINE), (page, target)
+    for names in re.findall(r"pip install '\.\[([\w,]+)\]'", text):
+      assert set(names.split(',')) <= extras.keys(), (page, names)

@@ -1,0 +1,426 @@
+"""Whole runs in this process: results, resumption, and what stops them."""
+
+import json
+import pathlib
+import shutil
+import signal
+
+import chex
+from flax import nnx
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from isgd_jax.experiments import datasets
+from isgd_jax.experiments import models
+from isgd_jax.experiments.errors import DataError
+from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import OutputError
+from isgd_jax.experiments.errors import RunStopped
+from isgd_jax.experiments.files import read_records
+from isgd_jax.experiments.train import checkpoints
+from isgd_jax.experiments.train import command
+from isgd_jax.experiments.train import folder
+from isgd_jax.experiments.train import logs
+from isgd_jax.experiments.train import loop
+from isgd_jax.experiments.train.checkpoints import to_flat
+from isgd_jax.experiments.train.config import DataConfig
+from isgd_jax.experiments.train.config import IsgdConfig
+from isgd_jax.experiments.train.config import OptimizerConfig
+from isgd_jax.experiments.train.config import TrainConfig
+
+FAST = OptimizerConfig(learning_rate=0.1)
+
+
+def config(**options):
+  return TrainConfig(**({'optimizer': FAST, 'epochs': 4} | options))
+
+
+def records(out, name):
+  return list(read_records(pathlib.Path(out) / name))
+
+
+def test_a_run_learns_and_says_what_it_did(tmp_path):
+  result = loop.train(config(), tmp_path / 'run')
+  assert result.num_steps == 4 * 12
+  assert result.test_accuracy > 0.85
+  steps = records(tmp_path / 'run', logs.METRICS)
+  assert [record['step'] for record in steps] == list(range(1, 49))
+  # The fixed cycle: the same twelve batches in each epoch.
+  assert [record['batch'] for record in steps] == [*range(12)] * 4
+  assert [record['epoch'] for record in steps] == sorted([*range(4)] * 12)
+  evaluations = records(tmp_path / 'run', logs.EVALUATIONS)
+  assert [record['step'] for record in evaluations] == [12, 24, 36, 48]
+  assert evaluations[-1]['accuracy'] == result.test_accuracy
+  assert result.totals['num_examples'] == 4 * 12 * 128
+
+
+def test_the_evaluation_is_over_each_test_image_once(tmp_path):
+  result = loop.train(config(), tmp_path)
+  digits = datasets.load_dataset('digits')
+  hidden, out = (
+    jax.device_get(dict(result.state.params[name].items()))
+    for name in ('hidden', 'out')
+  )
+  x = digits.test.images.reshape(len(digits.test), -1)
+  x = np.maximum(x @ hidden['kernel'] + hidden['bias'], 0)
+  logits = x @ out['kernel'] + out['bias']
+  expected = (logits.argmax(1) == digits.test.labels).mean()
+  assert result.test_accuracy == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {},
+    {'isgd': IsgdConfig(method='base')},
+    {'isgd': IsgdConfig(method='paper-isgd')},
+    {'data': DataConfig(sampling='reshuffle', last_batch='drop')},
+    {'data': DataConfig(last_batch='short')},
+    {'data': DataConfig(last_batch='pad')},
+    {'precision': 'bfloat16'},
+    {'model': 'cnn', 'epochs': 1},
+  ],
+)
+def test_options_make_runs(tmp_path, options):
+  result = loop.train(config(**options), tmp_path)
+  assert np.isfinite(result.test_loss)
+  for leaf in jax.tree.leaves(result.state.params):
+    assert leaf.dtype == np.float32
+
+
+def test_a_longer_run_goes_on_as_if_it_had_been_meant_so(tmp_path):
+  whole = loop.train(config(steps=48, epochs=None), tmp_path / 'whole')
+  for steps in (24, 48):
+    parts = loop.train(
+      config(steps=steps, epochs=None),
+      tmp_path / 'parts',
+      resume=steps > 24,
+    )
+  chex.assert_trees_all_equal(to_flat(whole.state), to_flat(parts.state))
+  assert whole[1:] == parts[1:]
+  for name in (logs.METRICS, logs.EVALUATIONS):
+    one, other = (
+      (tmp_path / run / name).read_bytes() for run in ('whole', 'parts')
+    )
+    assert one == other
+  # Carried on where there is nothing left to do, it stays as it is.
+  again = loop.train(
+    config(steps=48, epochs=None), tmp_path / 'parts', resume=True
+  )
+  chex.assert_trees_all_equal(to_flat(whole.state), to_flat(again.state))
+  assert whole[1:] == again[1:]
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
+  whole = loop.train(config(), tmp_path / 'whole')
+  torn = tmp_path / 'torn'
+  folder.save_config(config(), torn)
+  (torn / logs.METRICS).write_text('{"step": 1, "loss": 9.0}\n{"st')
+  result = loop.train(config(), torn, resume=True)
+  chex.assert_trees_all_equal(to_flat(whole.state), to_flat(result.state))
+  assert (torn / logs.METRICS).read_bytes() == (
+    tmp_path / 'whole' / logs.METRICS
+  ).read_bytes()
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
+  loop.train(config(epochs=30, checkpoint_every=100), tmp_path)
+  before = (tmp_path / logs.METRICS).read_bytes()
+  shutil.rmtree(tmp_path / folder.CHECKPOINTS)
+  with pytest.raises(InputError, match=r'has 360 steps, but .* has no check'):
+    loop.train(config(epochs=30, checkpoint_every=100), tmp_path, resume=True)
+  assert (tmp_path / logs.METRICS).read_bytes() == before
+
+
+def test_a_run_shortened_to_where_it_is_is_evaluated_there(tmp_path):
+  loop.train(config(steps=30, epochs=None, evaluate_every=30), tmp_path)
+  (tmp_path / logs.EVALUATIONS).write_text('')
+  for steps in (30, 20):
+    result = loop.train(config(steps=steps, epochs=None), tmp_path, resume=True)
+    assert result.num_steps == 30
+    assert result.test_accuracy > 0.8
+  evaluations = records(tmp_path, logs.EVALUATIONS)
+  assert [record['step'] for record in evaluations] == [30]
+
+
+class SmallNet(nnx.Module):
+  """BatchNorm and dropout: model state and keys that a run must keep."""
+
+  def __init__(self, rngs):
+    self.hidden = nnx.Linear(64, 16, rngs=rngs)
+    self.norm = nnx.BatchNorm(16, rngs=rngs)
+    self.dropout = nnx.Dropout(0.5, rngs=rngs)
+    self.out = nnx.Linear(16, 10, rngs=rngs)
+
+  def __call__(self, x, *, train=False):
+    x = self.norm(self.hidden(x.reshape(len(x), -1)), not train)
+    return self.out(self.dropout(nnx.relu(x), deterministic=not train))
+
+
+CHASING = IsgdConfig(window_size=12, sigma_multiplier=1.0)
+LOSS_DRIVEN = OptimizerConfig(
+  learning_rate=0.1, schedule='loss-driven', rate_boundaries=(1.5, 1.0)
+)
+
+
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'isgd': CHASING},
+    {'isgd': CHASING, 'optimizer': LOSS_DRIVEN},
+    {'isgd': IsgdConfig(method='paper-isgd', chase_learning_rate=0.1)},
+    {'data': DataConfig(sampling='reshuffle', last_batch='short')},
+    {'data': DataConfig(last_batch='pad')},
+  ],
+)
+def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
+  tmp_path, monkeypatch, options
+):
+  """Stops within a block, while saving, and before the first step."""
+  monkeypatch.setattr(
+    models,
+    'create_model',
+    lambda *args, rngs, **kwargs: SmallNet(rngs),
+  )
+  run_config = config(epochs=5, checkpoint_every=7, **options)
+  whole = loop.train(run_config, tmp_path / 'whole')
+
+  def stop_now(*_):
+    signal.raise_signal(signal.SIGTERM)
+
+  def stop_in(owner, name, is_due):
+    """Has the first call that is due stop the run, as it begins."""
+    real = getattr(owner, name)
+
+    def call(*args, **kwargs):
+      if is_due(*args):
+        monkeypatch.setattr(owner, name, real)
+        stop_now()
+      return real(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, call)
+
+  out = tmp_path / 'torn'
+  at_step = lambda step: lambda self, at, *_: at == step
+  stop_in(loop._Run, '_advance', lambda *_: True)
+  with pytest.raises(RunStopped, match='saved after step 0'):
+    loop.train(run_config, out)
+  stopped = []
+  for place in (
+    lambda: stop_in(checkpoints.Checkpoints, 'save', at_step(14)),
+    lambda: stop_in(loop._Run, '_evaluate', lambda self, state, at: at == 24),
+    lambda: stop_in(
+      logs.RunLog, 'write_steps', lambda self, at, *_: at[-1][0] >= 33
+    ),
+  ):
+    place()
+    with pytest.raises(RunStopped) as error:
+      loop.train(run_config, out, resume=True)
+    stopped.append(int(str(error.value).partition('step ')[2].split(';')[0]))
+  assert stopped[:2] == [14, 24]
+  result = loop.train(run_config, out, resume=True)
+  chex.assert_trees_all_equal(to_flat(whole.state), to_flat(result.state))
+  assert whole[1:] == result[1:]
+  for name in (logs.METRICS, logs.EVALUATIONS):
+    one, other = (
+      (tmp_path / run / name).read_bytes() for run in ('whole', 'torn')
+    )
+    assert one == other
+
+
+def test_a_diverging_run_is_finished(tmp_path):
+  wild = OptimizerConfig(learning_rate=1e30, base='sgd')
+  result = loop.train(config(optimizer=wild, epochs=2), tmp_path)
+  assert result.num_steps == 24
+  losses = [record['loss'] for record in records(tmp_path, logs.METRICS)]
+  assert losses[0] is not None
+  assert losses[-1] is None
+  assert np.isnan(result.test_loss)
+  assert 'test loss nan' in command.summary(config(), result)
+  assert command.draw_chart(tmp_path).is_file()
+
+
+@pytest.mark.parametrize(
+  ('options', 'message'),
+  [
+    (
+      {'data': DataConfig(batch_size=2000)},
+      r'batch_size.*1437|1437.*batch_size.*2000',
+    ),
+    ({'model': 'transformer'}, 'transformer'),
+    ({'model': 'alexnet'}, 'alexnet'),
+    (
+      {'isgd': IsgdConfig(window_size=1)},
+      'window_size',
+    ),
+    (
+      {'isgd': IsgdConfig(method='paper-isgd', window_size=5)},
+      'batches_per_epoch',
+    ),
+    ({'data': DataConfig(data_dir='x')}, 'data_dir|data-dir'),
+  ],
+)
+def test_what_does_not_fit_is_said_and_nothing_is_made(
+  tmp_path, options, message
+):
+  with pytest.raises(InputError, match=message):
+    loop.train(config(**options), tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_another_run_s_folder_is_refused(tmp_path):
+  loop.train(config(epochs=1), tmp_path)
+  before = sorted(tmp_path.rglob('*'))
+  with pytest.raises(InputError, match='holds a run already'):
+    loop.train(config(), tmp_path)
+  with pytest.raises(InputError, match='--seed was 0, is now 1'):
+    loop.train(config(seed=1), tmp_path, resume=True)
+  with pytest.raises(InputError, match='nothing to resume'):
+    loop.train(config(), tmp_path / 'other', resume=True)
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+  (tmp_path / 'file').write_text('mine')
+  with pytest.raises(
+    OutputError, match=r"cannot write results to '.*file/run'"
+  ):
+    loop.train(config(), tmp_path / 'file' / 'run')
+
+
+def make_images(root, num_broken):
+  """Two classes of 24 pictures, some of which are no pictures."""
+  rng = np.random.default_rng(0)
+  for part, count in (('train', 24), ('val', 8)):
+    for label, name in enumerate(('dark', 'light')):
+      path = root / part / name
+      path.mkdir(parents=True)
+      for i in range(count):
+        pixels = rng.integers(0, 128, (40, 48, 3)) + 127 * label
+        Image.fromarray(pixels.astype(np.uint8)).save(path / f'{i}.png')
+  for i in range(num_broken):
+    (root / 'train' / 'dark' / f'{i}.png').write_bytes(b'no picture')
+
+
+def images_config(root, **options):
+  data = DataConfig(
+    dataset='imagefolder',
+    data_dir=str(root),
+    image_size=32,
+    batch_size=8,
+    **options,
+  )
+  return config(model='cifar10-quick', data=data, epochs=2)
+
+
+def test_pictures_that_cannot_be_decoded_are_named_or_counted(tmp_path):
+  make_images(tmp_path / 'images', num_broken=3)
+  with pytest.raises(DataError, match=r'train/dark/[012]\.png'):
+    loop.train(images_config(tmp_path / 'images'), tmp_path / 'stopped')
+  skipping = images_config(tmp_path / 'images', skip_undecodable=True)
+  result = loop.train(skipping, tmp_path / 'skipped')
+  assert result.totals['num_examples'] == 2 * (48 - 3)
+  text = command.summary(skipping, result)
+  assert 'could not be decoded and did not count: 6,' in text
+
+
+def test_other_images_in_the_same_folder_are_noticed(tmp_path):
+  make_images(tmp_path / 'images', num_broken=0)
+  loop.train(images_config(tmp_path / 'images'), tmp_path / 'run')
+  first = tmp_path / 'images' / 'train' / 'dark' / '0.png'
+  shutil.copy(first, first.with_name('new.png'))
+  with pytest.raises(InputError, match='train_examples was 48, is now 49'):
+    loop.train(
+      images_config(tmp_path / 'images'), tmp_path / 'run', resume=True
+    )
+
+
+def test_worker_processes_change_nothing(tmp_path):
+  make_images(tmp_path / 'images', num_broken=0)
+  runs = [
+    loop.train(
+      images_config(tmp_path / 'images', augment=True, num_workers=workers),
+      tmp_path / f'run{workers}',
+    )
+    for workers in (0, 2)
+  ]
+  chex.assert_trees_all_equal(*(to_flat(run.state) for run in runs))
+
+
+def test_the_chart_is_drawn_of_a_run_and_of_a_part_of_it(tmp_path):
+  loop.train(config(), tmp_path / 'run')
+  whole = command.draw_chart(tmp_path / 'run')
+  assert whole == tmp_path / 'run' / 'control_chart.png'
+  with Image.open(whole) as picture:
+    assert picture.size == (800, 450)
+  part = command.draw_chart(
+    tmp_path / 'run', tmp_path / 'part.svg', first_step=30, last_step=40
+  )
+  assert part.read_text().startswith('<?xml')
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'first_step': 60}, r'no steps between first_step=60 .* has 1 to 48'),
+    ({'out': 'chart.bmp'}, 'must end in one of .png, .pdf, .svg'),
+  ],
+)
+def test_a_chart_that_cannot_be_drawn_is_explained(
+  tmp_path, arguments, message
+):
+  loop.train(config(), tmp_path)
+  with pytest.raises(InputError, match=message):
+    command.draw_chart(tmp_path, **arguments)
+
+
+def test_the_cycle_is_drawn_where_there_is_one(tmp_path):
+  loop.train(config(), tmp_path / 'run')
+  with Image.open(command.draw_cycle(tmp_path / 'run')) as picture:
+    assert picture.size == (800, 450)
+  shuffled = config(data=DataConfig(sampling='reshuffle'), epochs=1)
+  loop.train(shuffled, tmp_path / 'shuffled')
+  with pytest.raises(InputError, match='has no cycle'):
+    command.draw_cycle(tmp_path / 'shuffled')
+
+
+@pytest.mark.parametrize(
+  'isgd',
+  [
+    IsgdConfig(method='skip', sigma_multiplier=1.0),
+    IsgdConfig(chart='ewma', limit_width=1.0),
+    IsgdConfig(chart='cusum', decision_interval=1.0),
+    IsgdConfig(chart='difference', sigma_multiplier=1.0, method='watch'),
+    IsgdConfig(run_rules='nelson', restart_after=4),
+  ],
+)
+def test_every_chart_trains_and_is_drawn(tmp_path, isgd):
+  result = loop.train(config(isgd=isgd, epochs=6), tmp_path)
+  totals = result.totals
+  assert totals['num_undertrained'] + totals['num_well_trained'] > 0
+  assert totals['num_skipped'] <= totals['num_undertrained']
+  assert command.draw_chart(tmp_path).is_file()
+
+
+def test_a_chart_needs_a_run_with_a_chart(tmp_path):
+  with pytest.raises(InputError, match='holds no run'):
+    command.draw_chart(tmp_path)
+  base = config(isgd=IsgdConfig(method='base'), epochs=1)
+  folder.save_config(base, tmp_path)
+  with pytest.raises(InputError, match='has no control chart'):
+    command.draw_chart(tmp_path)
+  (tmp_path / folder.CONFIG).unlink()
+  folder.save_config(config(), tmp_path)
+  with pytest.raises(InputError, match='has not made a step yet'):
+    command.draw_chart(tmp_path)
+
+
+def test_the_configuration_is_in_the_folder_with_what_it_was_made_with(
+  tmp_path,
+):
+  loop.train(config(epochs=1), tmp_path)
+  saved = json.loads((tmp_path / folder.CONFIG).read_text())
+  assert saved['config']['model'] == 'mlp'
+  assert {'hardware', 'versions'} < saved.keys()

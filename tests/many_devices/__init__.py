@@ -1,1 +1,0 @@
-"""Tests that need eight devices; `tests/many_devices_test.py` runs them."""
