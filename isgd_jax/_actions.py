@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +12,9 @@ import optax
 from isgd_jax import _checks
 from isgd_jax import _frozen_update
 from isgd_jax import _info
-from isgd_jax._charts import chart as chart_lib
-from isgd_jax._chase import step as chase_step
+from isgd_jax._charts import judging
+from isgd_jax._charts.chart import ControlChart
+from isgd_jax._chase import value_fn as value_fns
 
 _CALL = 'optimizer.update(grads, opt_state, params, value=loss)'
 
@@ -47,7 +49,9 @@ class SkipState(NamedTuple):
 
 
 def watch(
-  control_chart: chart_lib.ControlChart,
+  control_chart: ControlChart,
+  *,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """A control chart of the losses that changes nothing.
 
@@ -56,10 +60,15 @@ def watch(
 
   Args:
     control_chart: judges the losses, for example :func:`shewhart`.
+    axis_name: name or names of the device axis that the losses are averaged
+      over, so that all devices have one chart. Not needed under plain
+      `jax.jit`, sharded or not.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs`, whose `update` needs the
-    keyword argument ``value``, the loss of the batch, a real scalar.
+    keyword argument ``value``, the loss of the batch, a real scalar: of the
+    whole batch, or with `axis_name` of this device's share, whose
+    ``shard_weight`` is as in :func:`value_and_grad`.
 
   Raises:
     ValueError: from `update`, if `value` is missing or no real scalar.
@@ -88,24 +97,37 @@ def watch(
     params: optax.Params | None = None,
     *,
     value: jax.typing.ArrayLike | None = None,
+    shard_weight: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, WatchState]:
     del params, extra_args
-    _check_state(state, WatchState)
-    chart_state, _, loss, reading = _judge('watch', control_chart, state, value)
-    packed_info = _info.next_info(
-      state.packed_info, loss, reading, chase_step.no_chase(loss)
+    judged = judging.judge(
+      'watch',
+      control_chart,
+      state,
+      WatchState,
+      value,
+      call=_CALL,
+      axis_name=axis_name,
+      shard_weight=shard_weight,
     )
-    return updates, WatchState(chart_state, packed_info)
+    packed_info = _info.next_info(
+      state.packed_info,
+      judged.loss,
+      judged.reading,
+      _info.no_chase(judged.loss),
+    )
+    return updates, WatchState(judged.chart_state, packed_info)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def skip_out_of_control(
   base_optimizer: optax.GradientTransformation,
-  control_chart: chart_lib.ControlChart,
+  control_chart: ControlChart,
   *,
   max_consecutive: jax.typing.ArrayLike | None = 10,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Drops batches whose loss is above the upper control limit.
 
@@ -127,12 +149,17 @@ def skip_out_of_control(
     base_optimizer: any Optax optimizer.
     control_chart: judges the losses, for example :func:`shewhart`.
     max_consecutive: most batches >= 1 dropped in a row; None for no bound.
+    axis_name: name or names of the device axis that the losses are averaged
+      over, so that all devices skip alike. Not needed under plain `jax.jit`,
+      sharded or not.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs`, whose `update` needs the
-    keyword argument ``value``, the loss of the batch, a real scalar. Extra
-    arguments are passed on to the base optimizer, and with them `value` and
-    ``chart_reading``, the :class:`ChartReading` of this batch.
+    keyword argument ``value``, the loss of the batch, a real scalar: of the
+    whole batch, or with `axis_name` of this device's share, whose
+    ``shard_weight`` is as in :func:`value_and_grad`. Extra arguments are passed
+    on to the base optimizer, and with them `value` and ``chart_reading``, the
+    :class:`ChartReading` of this batch.
 
   Raises:
     ValueError: from the factory, on an argument out of range; from `update`, if
@@ -174,17 +201,23 @@ def skip_out_of_control(
     params: optax.Params | None = None,
     *,
     value: jax.typing.ArrayLike | None = None,
+    value_fn: Callable[..., Any] | None = None,
+    shard_weight: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, SkipState]:
-    _check_state(state, SkipState)
-    chart_state, value, loss, reading = _judge(
-      'skip_out_of_control', control_chart, state, value
+    chart_state, value, loss, reading = judging.judge(
+      'skip_out_of_control',
+      control_chart,
+      state,
+      SkipState,
+      value,
+      call=_CALL,
+      axis_name=axis_name,
+      shard_weight=shard_weight,
     )
-    extra_args = extra_args | {'value': value, 'chart_reading': reading}
-
-    def base_update(updates, base_state, params):
-      return base.update(updates, base_state, params, **extra_args)
-
+    base_update = value_fns.bind_base_update(
+      base, extra_args, value=value, value_fn=value_fn, chart_reading=reading
+    )
     row = state.num_above_in_a_row
     if max_consecutive is None:
       is_skipped = reading.is_above
@@ -200,39 +233,8 @@ def skip_out_of_control(
       lambda u: jnp.where(is_skipped, jnp.zeros_like(u), u), new_updates
     )
     packed_info = _info.next_info(
-      state.packed_info, loss, reading, chase_step.no_chase(loss), is_skipped
+      state.packed_info, loss, reading, _info.no_chase(loss), is_skipped
     )
     return new_updates, SkipState(base_state, chart_state, packed_info, row)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _check_state(state: Any, expected: type) -> None:
-  """Raises on the state of another transformation."""
-  if not isinstance(state, expected):
-    raise ValueError(
-      f'opt_state must be a {expected.__name__}, made by init of this '
-      f'transformation, got a {type(state).__name__}.'
-    )
-
-
-def _judge(
-  name: str,
-  control_chart: chart_lib.ControlChart,
-  state: Any,
-  value: jax.typing.ArrayLike | None,
-) -> tuple[Any, jax.typing.ArrayLike, jax.Array, chart_lib.ChartReading]:
-  """Checks `value`, and has the chart judge it."""
-  value = _checks.given(
-    'value',
-    value,
-    'Pass the loss of the batch.',
-    transformation=name,
-    call=_CALL,
-  )
-  _checks.check_real_scalar(
-    'value', value, 'Pass the mean loss of the batch, without its aux.'
-  )
-  chart_state, reading = control_chart.update(state.chart_state, value)
-  loss = jnp.asarray(value).astype(reading.mean.dtype)
-  return chart_state, value, loss, reading

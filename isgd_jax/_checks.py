@@ -100,19 +100,8 @@ def check_real_scalar(name: str, value: Any, remedy: str) -> None:
     raise ValueError(f'{name} must be a real scalar, got {got}. {remedy}')
 
 
-_UPDATE = (
-  'optimizer.update(grads, opt_state, params, value=loss, '
-  'value_fn=loss_of_params)'
-)
-
-
 def given(
-  name: str,
-  value: T | None,
-  remedy: str,
-  *,
-  transformation: str = 'isgd',
-  call: str = _UPDATE,
+  name: str, value: T | None, remedy: str, *, transformation: str, call: str
 ) -> T:
   """Returns `value`; raises if this argument of `update` is missing."""
   if value is None:

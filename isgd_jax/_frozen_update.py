@@ -5,12 +5,12 @@ XLA keep both alive while the update is computed from the old one, and a donated
 state is then copied at every step: 3 to 6 parameter-sized copies, 7 % to 22 %
 of a 1 ms step on a CPU. Here the same selection is made at the point where each
 new state leaf is defined, so that all that follows reads the selected value and
-the state is updated in place.
+the state is updated in place. (Simpler constructions cost 6 to 125 % a step.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import functools
 from typing import Any
 
@@ -42,46 +42,73 @@ def update_unless(
     The updates and the new state. Where `is_frozen`, the state is the old one
     bit for bit and the updates mean nothing.
   """
+  keep = functools.partial(_keep_if, is_frozen)
   if not _checks.is_traced(is_frozen):
     # Op by op there is no copy to avoid, and tracing would change the ops.
     new_updates, new_state = update(updates, state, params)
     _check_same_shapes(state, new_state)
-    keep = functools.partial(_keep_if, is_frozen)
     return new_updates, jax.tree.map(keep, state, new_state)
   closed_jaxpr, shapes = jax.make_jaxpr(update, return_shape=True)(
     updates, state, params
   )
   _check_same_shapes(state, shapes[1])
   old_leaves = jax.tree.leaves(state)
-  jaxpr = closed_jaxpr.jaxpr
-  state_vars = jaxpr.outvars[len(jaxpr.outvars) - len(old_leaves) :]
-  old_values = {
+  outvars = closed_jaxpr.jaxpr.outvars
+  num_updates = len(outvars) - len(old_leaves)
+  old_of = {
     var: old
-    for var, old in zip(state_vars, old_leaves, strict=True)
+    for var, old in zip(outvars[num_updates:], old_leaves, strict=True)
     if isinstance(var, jax_core.Var)
   }
-  defined: dict[jax_core.Var, Any] = {}
-  selected: dict[jax_core.Var, Any] = {}
 
-  def read(atom: Any) -> Any:
-    """The value that later equations see: selected, if it is a state leaf."""
+  def select(var: jax_core.Var, new: Any) -> Any:
+    """In the dtype that later equations were traced with."""
+    old = _cast(jnp.asarray(old_of[var]), new.dtype)
+    return jnp.where(is_frozen, old, new)
+
+  substituted, defined = evaluate_substituting(
+    closed_jaxpr,
+    jax.tree.leaves((updates, state, params)),
+    dict.fromkeys(old_of, select),
+  )
+  # Two leaves may share a variable, and have each its own old value.
+  new_leaves = map(keep, old_leaves, defined[num_updates:])
+  return jax.tree.unflatten(
+    jax.tree.structure(shapes), [*substituted[:num_updates], *new_leaves]
+  )
+
+
+def evaluate_substituting(
+  closed_jaxpr: jax_core.ClosedJaxpr,
+  arguments: Sequence[Any],
+  substitutes: Mapping[jax_core.Var, Callable[[jax_core.Var, Any], Any]],
+) -> tuple[list[Any], list[Any]]:
+  """Evaluates a jaxpr, some variables replaced where they are defined.
+
+  What comes after `var = value` reads `substitutes[var](var, value)` in its
+  place. Name scopes and other contexts of the equations are kept.
+
+  Returns:
+    The outputs, substituted; and as they were defined.
+  """
+  jaxpr = closed_jaxpr.jaxpr
+  defined: dict[jax_core.Var, Any] = {}
+  substituted: dict[jax_core.Var, Any] = {}
+
+  def read(atom: Any, *, as_defined: bool = False) -> Any:
     if isinstance(atom, jax_core.Literal):
       return atom.val
-    return selected.get(atom, defined[atom])
+    return defined[atom] if as_defined else substituted[atom]
 
   def define(var: jax_core.Var, value: Any) -> None:
-    defined[var] = value
-    if var in old_values:
-      # In the dtype that later equations were traced with.
-      old = _cast(jnp.asarray(old_values[var]), value.dtype)
-      selected[var] = jnp.where(is_frozen, old, value)
+    defined[var] = substituted[var] = value
+    if var in substitutes:
+      substituted[var] = substitutes[var](var, value)
 
   for var, const in zip(jaxpr.constvars, closed_jaxpr.consts, strict=True):
-    defined[var] = const
-  for var, leaf in zip(
-    jaxpr.invars, jax.tree.leaves((updates, state, params)), strict=True
-  ):
-    defined[var] = leaf
+    defined[var] = substituted[var] = const
+  for var, argument in zip(jaxpr.invars, arguments, strict=True):
+    defined[var] = substituted[var] = argument
   for equation in jaxpr.eqns:
     bind_params = equation.primitive.get_bind_params(equation.params)
     with equation.ctx.manager:
@@ -92,17 +119,10 @@ def update_unless(
       results = [results]
     for var, result in zip(equation.outvars, results, strict=True):
       define(var, result)
-
-  def new_state_leaf(atom: Any, old: Any) -> Any:
-    """The selected value; two leaves may share a variable, not an old value."""
-    if isinstance(atom, jax_core.Literal):
-      return _keep_if(is_frozen, old, atom.val)
-    return _keep_if(is_frozen, old, defined[atom])
-
-  num_updates = len(jaxpr.outvars) - len(old_leaves)
-  leaves = [read(atom) for atom in jaxpr.outvars[:num_updates]]
-  leaves += map(new_state_leaf, state_vars, old_leaves)
-  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+  return (
+    [read(atom) for atom in jaxpr.outvars],
+    [read(atom, as_defined=True) for atom in jaxpr.outvars],
+  )
 
 
 def _keep_if(is_frozen: jax.Array, old: Any, new: Any) -> jax.Array:
@@ -118,15 +138,29 @@ def _cast(array: jax.Array, dtype: Any) -> jax.Array:
 
 def _check_same_shapes(state: Any, new_state: Any) -> None:
   """Raises if an update has changed what the state is made of."""
-  old, new = (
-    (
-      jax.tree.structure(tree),
-      [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)],
+  old, new = map(jax.tree.structure, (state, new_state))
+  if old == new:
+    old, new = (
+      [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]
+      for tree in (state, new_state)
     )
-    for tree in (state, new_state)
-  )
   if old != new:
     raise ValueError(
-      'The base optimizer changed the structure or the shapes of its state in '
-      f'update, from {old} to {new}: use one whose state keeps them.'
+      f'The base optimizer with the state {_names_of(state)} changed the '
+      f'structure or the shapes of its state in update, from {old} to {new}, '
+      'and a state that can be frozen keeps them. Put that transformation '
+      'outside, in optax.chain after this one, or take a base without it.'
     )
+
+
+def _names_of(state: Any) -> str:
+  """The named tuples that a state is made of, for those who look for one."""
+  names: dict[str, None] = {}
+
+  def visit(node: Any) -> bool:
+    if hasattr(node, '_fields'):
+      names[type(node).__name__] = None
+    return False
+
+  jax.tree.leaves(state, is_leaf=visit)
+  return ', '.join(names) or type(state).__name__

@@ -12,7 +12,6 @@ import numpy as np
 import optax
 
 from isgd_jax._charts import chart as chart_lib
-from isgd_jax._chase import step as chase_step
 
 
 class ISGDInfo(NamedTuple):
@@ -30,6 +29,9 @@ class ISGDInfo(NamedTuple):
       after its last allowed step: there, the loss before that step.)
     is_chase_reverted: whether the guard undid the chase and fell back to the
       base update, boolean.
+    is_chase_refused: whether a chase that was due was not begun, since the base
+      optimizer climbs along its gradient (the sign or the rate stands after
+      :func:`isgd` in a chain), boolean.
     lower_limit: the chart's lower control limit, floating; `-inf` in Phase I.
     statistic: what the chart held against its limits, floating; the loss itself
       in a Shewhart chart.
@@ -40,6 +42,7 @@ class ISGDInfo(NamedTuple):
     num_steps: training steps since init, int32.
     num_undertrained: under-trained batches since init, int32.
     num_chases_reverted: chases undone by the guard since init, int32.
+    num_chases_refused: chases not begun since init, int32.
     num_gradient_evaluations: values-and-gradients of a batch since init, int32:
       one a training step, and every one inside a chase.
     num_well_trained: well-trained batches since init, int32.
@@ -54,6 +57,7 @@ class ISGDInfo(NamedTuple):
   num_chase_steps: jax.Array
   final_loss: jax.Array
   is_chase_reverted: jax.Array
+  is_chase_refused: jax.Array
   lower_limit: jax.Array
   statistic: jax.Array
   is_well_trained: jax.Array
@@ -62,6 +66,7 @@ class ISGDInfo(NamedTuple):
   num_steps: jax.Array
   num_undertrained: jax.Array
   num_chases_reverted: jax.Array
+  num_chases_refused: jax.Array
   num_gradient_evaluations: jax.Array
   num_well_trained: jax.Array
   num_skipped: jax.Array
@@ -76,7 +81,7 @@ class PackedInfo(NamedTuple):
 
   Attributes:
     floats: the floating fields, float[7].
-    integers: the integer and boolean fields, int32[12].
+    integers: the integer and boolean fields, int32[14].
   """
 
   floats: jax.Array
@@ -88,12 +93,14 @@ _FLOATS = (
   *('lower_limit', 'statistic'),
 )
 _BOOLEANS = (
-  *('is_undertrained', 'is_chase_reverted', 'is_well_trained', 'is_skipped'),
+  *('is_undertrained', 'is_chase_reverted', 'is_chase_refused'),
+  *('is_well_trained', 'is_skipped'),
 )
 _INTEGERS = tuple(name for name in ISGDInfo._fields if name not in _FLOATS)
 # What adds up from step to step.
 _COUNTERS = (
   *('num_steps', 'num_undertrained', 'num_chases_reverted'),
+  'num_chases_refused',
   *('num_gradient_evaluations', 'num_well_trained', 'num_skipped'),
 )
 
@@ -128,6 +135,23 @@ def unpack(packed: PackedInfo) -> ISGDInfo:
   fields = {name: packed.floats[..., i] for i, name in enumerate(_FLOATS)}
   fields |= {name: packed.integers[..., i] for i, name in enumerate(_INTEGERS)}
   return ISGDInfo(**fields | {name: fields[name] != 0 for name in _BOOLEANS})
+
+
+class Outcome(NamedTuple):
+  """What came of the chase that a step did or did not have; scalars."""
+
+  final_loss: jax.Array
+  num_chase_steps: jax.Array
+  num_evaluations: jax.Array
+  is_chased: jax.Array
+  is_reverted: jax.Array
+  is_refused: jax.Array
+
+
+def no_chase(loss: jax.Array) -> Outcome:
+  """Outcome of a step without a chase."""
+  zero, is_false = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
+  return Outcome(loss, zero, zero, is_false, is_false, is_false)
 
 
 def get_info(opt_state: optax.OptState) -> ISGDInfo:
@@ -185,7 +209,7 @@ def next_info(
   packed: PackedInfo,
   loss: jax.Array,
   reading: chart_lib.ChartReading,
-  outcome: chase_step.Outcome,
+  outcome: Outcome,
   is_skipped: jax.typing.ArrayLike = False,
 ) -> PackedInfo:
   """The info after a step; its counters saturate rather than wrap."""
@@ -201,6 +225,7 @@ def next_info(
       num_chase_steps=outcome.num_chase_steps,
       final_loss=outcome.final_loss,
       is_chase_reverted=outcome.is_reverted,
+      is_chase_refused=outcome.is_refused,
       lower_limit=reading.lower_limit,
       statistic=loss if statistic is None else statistic,
       is_well_trained=reading.is_below,
@@ -209,6 +234,7 @@ def next_info(
       num_steps=jnp.ones((), jnp.int32),
       num_undertrained=reading.is_above,
       num_chases_reverted=outcome.is_reverted,
+      num_chases_refused=outcome.is_refused,
       num_gradient_evaluations=1 + outcome.num_evaluations,
       num_well_trained=reading.is_below,
       num_skipped=is_skipped,

@@ -7,6 +7,7 @@ loss; a batch above the upper limit is chased inside the jitted step.
 from __future__ import annotations
 
 from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -15,14 +16,23 @@ import optax
 
 from isgd_jax import _checks
 from isgd_jax import _info
-from isgd_jax._charts import chart as chart_lib
+from isgd_jax._charts import judging
 from isgd_jax._charts import shewhart as shewhart_lib
+from isgd_jax._charts.chart import ChartReading
+from isgd_jax._charts.chart import ControlChart
 from isgd_jax._chase import solvers
 from isgd_jax._chase import step as chase_step
-from isgd_jax._chase import subproblem as subproblem_lib
-from isgd_jax._chase import value_fn as value_fn_lib
+from isgd_jax._chase import value_fn as value_fns
+from isgd_jax._chase.subproblem import SubproblemSolver
 
 _DEFAULT_SOLVER = solvers.gauss_newton()
+_CALL = (
+  'optimizer.update(grads, opt_state, params, value=loss, '
+  'value_fn=loss_of_params)'
+)
+_NO_VALUE_FN = (
+  'Pass a function of the parameters that returns the loss of the batch.'
+)
 
 
 class ISGDState(NamedTuple):
@@ -41,9 +51,9 @@ class ISGDState(NamedTuple):
 
 def isgd(
   base_optimizer: optax.GradientTransformation,
-  control_chart: chart_lib.ControlChart,
+  control_chart: ControlChart,
   *,
-  solver: subproblem_lib.SubproblemSolver = _DEFAULT_SOLVER,
+  solver: SubproblemSolver = _DEFAULT_SOLVER,
   chase_to: str = 'mean',
   max_chase_steps: jax.typing.ArrayLike = 5,
   conservative_weight: jax.typing.ArrayLike = 0.1,
@@ -302,6 +312,9 @@ def _make(
       'state. Leave one of the two out.'
     )
   base = optax.with_extra_args_support(base_optimizer)
+  step = (
+    chase_step.chase_or_update if is_frozen else chase_step.update_then_chase
+  )
   only_watches = (
     not _checks.is_traced(settings.max_chase_steps)
     and settings.max_chase_steps == 0
@@ -316,7 +329,7 @@ def _make(
 
   def update_fn(
     updates: optax.Updates,
-    state: optax.OptState,
+    state: Any,
     params: optax.Params | None = None,
     *,
     value: jax.typing.ArrayLike | None = None,
@@ -325,75 +338,75 @@ def _make(
     shard_weight: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, ISGDState]:
-    params = _checks.given('params', params, 'Pass the current parameters.')
-    value = _checks.given('value', value, 'Pass the loss of the batch.')
-    _checks.check_params(params)
-    arrays: optax.Params = jax.tree.map(jnp.asarray, params)
-    _checks.check_same_structure('updates', updates, params)
-    if grad is not None:
-      _checks.check_same_structure('grad', grad, params)
-    _checks.check_real_scalar(
-      'value', value, 'Pass the mean loss of the batch, without its aux.'
+    params = _checked_params(params, updates, grad)
+    judged = judging.judge(
+      'isgd',
+      settings.control_chart,
+      state,
+      ISGDState,
+      value,
+      call=_CALL,
+      axis_name=settings.axis_name,
+      shard_weight=shard_weight,
     )
-    if not isinstance(state, ISGDState):
-      raise ValueError(
-        'opt_state must be an ISGDState, made by init of this optimizer, got a '
-        f'{type(state).__name__}.'
-      )
     if value_fn is not None:
-      value_fn = value_fn_lib.loss_only(value_fn, settings.has_aux)
-    chart_state, reading = settings.control_chart.update(
-      state.chart_state, value
+      value_fn = value_fns.loss_only(value_fn, settings.has_aux)
+    base_update = value_fns.bind_base_update(
+      base,
+      extra_args,
+      value=judged.value,
+      value_fn=value_fn,
+      grad=grad,
+      chart_reading=judged.reading,
     )
-    loss = jnp.asarray(value).astype(reading.mean.dtype)
-    ours = {
-      'value': value,
-      'value_fn': None
-      if value_fn is None
-      else value_fn_lib.ignoring_reading(value_fn),
-      'grad': grad,
-      'chart_reading': reading,
-    }
-    base_extra_args = extra_args | {
-      name: arg for name, arg in ours.items() if arg is not None
-    }
-
-    def base_update(updates, base_state, params):
-      return base.update(updates, base_state, params, **base_extra_args)
-
     if only_watches:
-      updates, base_state = base_update(updates, state.base_state, arrays)
-      outcome = chase_step.no_chase(loss)
+      updates, base_state = base_update(updates, state.base_state, params)
+      outcome = _info.no_chase(judged.loss)
     else:
-      value_fn = _checks.given(
-        'value_fn',
-        value_fn,
-        'Pass a function of the parameters that returns the loss of the batch.',
+      value_and_grad_fn = value_fns.value_and_grad_fn(
+        _given('value_fn', value_fn, _NO_VALUE_FN),
+        params,
+        extra_args,
+        judged.loss.dtype,
+        axis_name=settings.axis_name,
+        shard_weight=shard_weight,
       )
-      is_to_mean = settings.chase_to == 'mean'
       batch = chase_step.Batch(
-        loss=loss,
+        loss=judged.loss,
         grad=grad,
-        value_and_grad_fn=value_fn_lib.value_and_grad_fn(
-          value_fn,
-          extra_args,
-          loss.dtype,
-          axis_name=settings.axis_name,
-          shard_weight=shard_weight,
-        ),
-        is_undertrained=reading.is_above,
-        target=reading.mean if is_to_mean else reading.upper_limit,
+        value_and_grad_fn=value_and_grad_fn,
+        is_undertrained=judged.reading.is_above,
+        target=_target(settings.chase_to, judged.reading),
         num_training_steps=_info.unpack(state.packed_info).num_steps,
       )
-      step = (
-        chase_step.chase_or_update
-        if is_frozen
-        else chase_step.update_then_chase
-      )
       updates, base_state, outcome = step(
-        settings, base_update, batch, updates, state.base_state, arrays
+        settings, base_update, batch, updates, state.base_state, params
       )
-    packed_info = _info.next_info(state.packed_info, loss, reading, outcome)
-    return updates, ISGDState(base_state, chart_state, packed_info)
+    packed_info = _info.next_info(
+      state.packed_info, judged.loss, judged.reading, outcome
+    )
+    return updates, ISGDState(base_state, judged.chart_state, packed_info)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+_given = functools.partial(_checks.given, transformation='isgd', call=_CALL)
+
+
+def _checked_params(
+  params: optax.Params | None,
+  updates: optax.Updates,
+  grad: optax.Updates | None,
+) -> optax.Params:
+  """The parameters as arrays; raises unless all that comes with them fits."""
+  params = _given('params', params, 'Pass the current parameters.')
+  _checks.check_params(params)
+  _checks.check_same_structure('updates', updates, params)
+  if grad is not None:
+    _checks.check_same_structure('grad', grad, params)
+  return jax.tree.map(jnp.asarray, params)
+
+
+def _target(chase_to: str, reading: ChartReading) -> jax.Array:
+  """The loss that a chase goes down to."""
+  return reading.mean if chase_to == 'mean' else reading.upper_limit

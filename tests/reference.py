@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 
 EPSILON = 0.1
+LEAST_SHARE = 0.01
 
 
 class Mlp:
@@ -153,16 +154,17 @@ def run_isgd(
     if flagged:
       target = mean if chase_to == 'mean' else limit
       w, loss, w_grad = params, found, grad
+      damping = EPSILON / num_params * squared_norm(grad)
       while record.chase_steps < max_steps:
         gap = loss - target
-        scale = gap / (squared_norm(w_grad) + EPSILON / num_params)
+        scale = gap / (squared_norm(w_grad) + damping)
         w = tree_map(lambda p, g, scale=scale: p - scale * g, w, w_grad)
         record.chase_steps += 1
         loss, w_grad = network.loss_and_grad(w, batch)
         record.evaluations += 1
         if loss <= target + tolerance * (found - target):
           break
-      record.reverted = not loss < found
+      record.reverted = not loss <= found - LEAST_SHARE * (found - target)
     if flagged and not record.reverted:
       params = w
       record.final_loss = loss

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from isgd_jax import _checks
-from isgd_jax._chase import subproblem as subproblem_lib
 from isgd_jax._chase import trees
+from isgd_jax._chase.subproblem import Subproblem
+from isgd_jax._chase.subproblem import SubproblemSolver
+
+
+class GaussNewtonState(NamedTuple):
+  """What the first step of a chase sets the scale of the others by.
+
+  Attributes:
+    gap: loss minus target at the first step, float scalar; 0 before it.
+    squared_norm: of the gradient over the gap there, float scalar.
+  """
+
+  gap: jax.Array
+  squared_norm: jax.Array
 
 
 def gauss_newton(
   *,
   metric: str = 'euclidean',
   max_step_ratio: jax.typing.ArrayLike | None = None,
-) -> subproblem_lib.SubproblemSolver:
+) -> SubproblemSolver:
   r"""Damped Gauss-Newton steps; no rate to tune.
 
   Linearising :math:`\psi` inside the subproblem, with Levenberg-Marquardt
@@ -25,9 +38,13 @@ def gauss_newton(
 
   .. math::
     w \leftarrow w - \frac{\psi(w) - \text{target}}
-    {\|g\|^2 + \varepsilon / n_w} \, g, \qquad g = \nabla \psi(w).
+    {\|g\|^2 + \lambda} \, g, \qquad g = \nabla \psi(w), \qquad
+    \lambda = \frac{\varepsilon}{n_w} \|g_0\|^2,
 
-  It reaches the target in one step where :math:`\psi` is linear. This is this
+  with :math:`g_0` the gradient at the first step of the chase. The damping is
+  relative, so that the steps do not depend on the unit of the loss: a loss that
+  is multiplied by a constant is chased along the same weights. A step reaches
+  the target where :math:`\psi` is linear and the damping small. This is this
   library's solver, not the paper's: see :func:`gradient_descent`.
 
   With `metric='base'` the step has the geometry of the base optimizer, without
@@ -44,7 +61,7 @@ def gauss_newton(
 
   .. math::
     w \leftarrow w - \frac{\psi(w) - \text{target}}
-    {\|g\|^2 + \varepsilon / n_w} \,
+    {\|g\|^2 + \lambda} \,
     \frac{\|g\|^2}{\langle g, D g \rangle} \, D g.
 
   There is no step where :math:`\langle g, D g \rangle` is not positive and
@@ -74,7 +91,8 @@ def gauss_newton(
     ...     num_training_steps=0, is_movable=True)
     >>> grad = jnp.array([3.0, 4.0])
     >>> solver = isgd_jax.gauss_newton()
-    >>> params, _ = solver.step((), problem, jnp.zeros(2), 6.0, grad)
+    >>> state = solver.init(problem)
+    >>> params, _ = solver.step(state, problem, jnp.zeros(2), 6.0, grad)
     >>> print(params)  # (6 - 1) / 25 of the gradient
     [-0.6 -0.8]
 
@@ -84,7 +102,7 @@ def gauss_newton(
     ...     base_response=lambda grad: grad * jnp.array([1.0, 0.0]),
     ...     base_update_norm=0.1)
     >>> solver = isgd_jax.gauss_newton(metric='base', max_step_ratio=3.0)
-    >>> params, _ = solver.step((), problem, jnp.zeros(2), 6.0, grad)
+    >>> params, _ = solver.step(state, problem, jnp.zeros(2), 6.0, grad)
     >>> print(params)  # not -5/3, which would reach the target
     [-0.3  0. ]
 
@@ -96,47 +114,64 @@ def gauss_newton(
   if max_step_ratio is not None:
     _checks.check_number('max_step_ratio', max_step_ratio, above=0.0)
 
-  def init_fn(subproblem: subproblem_lib.Subproblem) -> tuple[()]:
-    del subproblem
-    return ()
+  def init_fn(subproblem: Subproblem) -> GaussNewtonState:
+    zero = jnp.zeros((), jnp.result_type(float, subproblem.target))
+    return GaussNewtonState(zero, zero)
 
   def step_fn(state, subproblem, params, loss, grad):
     dtype = jnp.result_type(loss)
-    is_movable = subproblem.is_movable
-    squared_norm = _inner(grad, grad, is_movable, dtype)
-    denominator = subproblem.damping + squared_norm
-    gap = loss - subproblem.target
-    scale = jnp.where(denominator > 0, gap / denominator, 0.0)
-    direction, direction_squared = grad, squared_norm
+    gap = jnp.asarray(loss - subproblem.target, dtype)
+    is_first = state.gap == 0
+    # All in units of the first gap: no square of a loss, however it is scaled.
+    unit = jnp.where(is_first, gap, state.gap)
+    has_unit = (unit != 0) & jnp.isfinite(unit)
+    unit = jnp.where(has_unit, unit, 1.0)
+    gap = gap / unit
+
+    def in_units(leaf):
+      """A gradient over the gap: its square stays in range."""
+      return leaf.astype(dtype) / unit
+
+    def inner(a, b):
+      return trees.inner(a, b, subproblem.is_movable, dtype)
+
+    in_unit = jax.tree.map(in_units, grad)
+    squared_norm = inner(in_unit, in_unit)
+    first = jnp.where(is_first, squared_norm, state.squared_norm)
+    denominator = squared_norm + subproblem.damping * first
+    # Of the gradient as it is, which need not be stored once more.
+    scale = jnp.where(denominator > 0, gap / denominator, 0.0) / unit
+    direction, length_squared = grad, squared_norm * jnp.square(unit)
     if metric == 'base':
       direction = _base_response(subproblem, grad)
-      slope = _inner(grad, direction, is_movable, dtype)
+      slope = inner(in_unit, direction)
       is_downhill = (slope > 0) & jnp.isfinite(slope + squared_norm)
-      scale *= squared_norm / jnp.where(is_downhill, slope, 1.0)
+      scale *= squared_norm * unit / jnp.where(is_downhill, slope, 1.0)
       # The response too, for zero times infinity is no step of zero.
       direction = jax.tree.map(
         lambda d: jnp.where(is_downhill, d, 0.0), direction
       )
     if max_step_ratio is not None:
       if metric == 'base':
-        direction_squared = _inner(direction, direction, is_movable, dtype)
+        length_squared = inner(direction, direction)
       longest = jnp.asarray(max_step_ratio, dtype) * jnp.asarray(
         _base_update_norm(subproblem), dtype
       )
-      length = jnp.abs(scale) * jnp.sqrt(direction_squared)
+      length = jnp.abs(scale) * jnp.sqrt(length_squared)
       is_too_long = length > longest
       scale *= jnp.where(
         is_too_long, longest / jnp.where(is_too_long, length, 1.0), 1.0
       )
     directions = jax.tree.map(lambda d: scale * d.astype(dtype), direction)
+    state = GaussNewtonState(jnp.where(has_unit, unit, 0.0), first)
     return _subtract(params, directions), state
 
-  return subproblem_lib.SubproblemSolver(init_fn, step_fn)
+  return SubproblemSolver(init_fn, step_fn)
 
 
 def gradient_descent(
   learning_rate: optax.ScalarOrSchedule,
-) -> subproblem_lib.SubproblemSolver:
+) -> SubproblemSolver:
   r"""Gradient steps on the subproblem: the paper's Algorithm 2.
 
   .. math::
@@ -169,7 +204,7 @@ def gradient_descent(
   if not callable(learning_rate):
     _checks.check_number('learning_rate', learning_rate, above=0.0)
 
-  def init_fn(subproblem: subproblem_lib.Subproblem) -> jax.Array:
+  def init_fn(subproblem: Subproblem) -> jax.Array:
     rate = learning_rate
     if callable(rate):
       rate = rate(subproblem.num_training_steps)
@@ -186,11 +221,11 @@ def gradient_descent(
     directions = jax.tree.map(direction, grad, params, subproblem.anchor)
     return _subtract(params, directions), state
 
-  return subproblem_lib.SubproblemSolver(init_fn, step_fn)
+  return SubproblemSolver(init_fn, step_fn)
 
 
 def _base_response(
-  subproblem: subproblem_lib.Subproblem, grad: optax.Updates
+  subproblem: Subproblem, grad: optax.Updates
 ) -> optax.Updates:
   """How the base optimizer answers to `grad`."""
   if subproblem.base_response is None:
@@ -201,7 +236,7 @@ def _base_response(
   return subproblem.base_response(grad)
 
 
-def _base_update_norm(subproblem: subproblem_lib.Subproblem) -> jax.Array:
+def _base_update_norm(subproblem: Subproblem) -> jax.Array:
   """Length of the base update of this batch."""
   if subproblem.base_update_norm is None:
     raise ValueError(
@@ -217,19 +252,3 @@ def _subtract(params: optax.Params, directions: optax.Updates) -> optax.Params:
   return jax.tree.map(
     lambda w, d: (w.astype(d.dtype) - d).astype(w.dtype), params, directions
   )
-
-
-def _inner(
-  a: optax.Updates, b: optax.Updates, is_movable: Any, dtype: Any
-) -> jax.Array:
-  """Inner product over the leaves that may move, accumulated in `dtype`.
-
-  The sums are masked, not the leaves, which would be stored once more.
-  """
-  products = jax.tree.map(
-    lambda m, x, y: jnp.where(m, jnp.sum(x.astype(dtype) * y.astype(dtype)), 0),
-    is_movable,
-    a,
-    b,
-  )
-  return trees.sum_of(jax.tree.leaves(products), dtype)

@@ -14,16 +14,21 @@ import jax.numpy as jnp
 import optax
 
 from isgd_jax import _frozen_update
+from isgd_jax import _info
 from isgd_jax._charts import chart as chart_lib
-from isgd_jax._chase import subproblem as subproblem_lib
+from isgd_jax._chase import control_flow
+from isgd_jax._chase import loop
+from isgd_jax._chase import stored_values
 from isgd_jax._chase import trees
+from isgd_jax._chase.subproblem import Subproblem
+from isgd_jax._chase.subproblem import SubproblemSolver
 
 
 class Settings(NamedTuple):
   """Arguments of `isgd`, with what sets the published algorithm apart."""
 
   control_chart: chart_lib.ControlChart
-  solver: subproblem_lib.SubproblemSolver
+  solver: SubproblemSolver
   chase_to: str
   max_chase_steps: jax.typing.ArrayLike
   conservative_weight: jax.typing.ArrayLike
@@ -56,16 +61,6 @@ BaseUpdate = Callable[
 ]
 
 
-class Outcome(NamedTuple):
-  """What came of the chase that a step did or did not have; scalars."""
-
-  final_loss: jax.Array
-  num_chase_steps: jax.Array
-  num_evaluations: jax.Array
-  is_chased: jax.Array
-  is_reverted: jax.Array
-
-
 def chase_or_update(
   settings: Settings,
   base_update: BaseUpdate,
@@ -73,33 +68,26 @@ def chase_or_update(
   updates: optax.Updates,
   base_state: optax.OptState,
   params: optax.Params,
-) -> tuple[optax.Updates, optax.OptState, Outcome]:
+) -> tuple[optax.Updates, optax.OptState, _info.Outcome]:
   """A chase in place of the base update, or else the base update.
 
   One slot holds the gradient that the base update is to take, or the update
   that the chase left. It passes through the loop in place, so that a step
   without a chase copies nothing.
   """
+  recover_grad = batch.grad is None
 
-  def run(slot):
+  def run(carry):
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
+    slot, _ = carry
     grad = optax.tree.cast_like(slot, updates)
-    base_updates, _ = base_update(grad, base_state, params)
-    dtypes = jax.tree.map(jnp.result_type, updates)
-
-    def respond(grad):
-      return _base_response(base_update, base_state, params, dtypes, grad)
-
-    recover_grad = batch.grad is None
-    result = subproblem_lib.chase(
-      batch.value_and_grad_fn,
-      settings.solver,
-      _subproblem_of(settings, batch, params, base_updates, respond),
-      params,
-      loss_found=batch.loss,
-      max_steps=settings.max_chase_steps,
-      tolerance=settings.tolerance,
-      guard=settings.guard,
+    result = _chase_from(
+      settings,
+      _Base(base_update, base_state, params, updates),
+      batch,
+      grad,
+      base_update(grad, base_state, params)[0],
+      start=params,
       start_grad=grad if recover_grad else batch.grad,
       recover_grad=recover_grad,
     )
@@ -108,7 +96,7 @@ def chase_or_update(
       lambda of_anchor, new, old, wide: jnp.where(
         result.is_reverted,
         of_anchor.astype(wide.dtype),
-        _difference(new, old).astype(wide.dtype),
+        trees.difference(new, old).astype(wide.dtype),
       ),
       result.left if recover_grad else grad,
       chased,
@@ -118,11 +106,9 @@ def chase_or_update(
     return left, _outcome_of(result, batch.loss)
 
   # Wide enough for both a gradient and an update; a no-op where they agree.
-  slot = jax.tree.map(
-    lambda g, p: subproblem_lib.promote(g, p)[0], updates, params
-  )
-  slot, outcome = _run_once_if(
-    _is_chase_due(settings, batch), run, slot, no_chase(batch.loss)
+  slot = jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params)
+  slot, outcome = control_flow.run_once_if(
+    _is_chase_due(settings, batch), run, (slot, _info.no_chase(batch.loss))
   )
   is_kept = outcome.is_chased & ~outcome.is_reverted
   base_updates, base_state = _frozen_update.update_unless(
@@ -132,6 +118,7 @@ def chase_or_update(
     base_state,
     params,
   )
+  base_state = stored_values.invalidate_if(is_kept, base_state)
   new_updates = jax.tree.map(
     lambda s, u: jnp.where(is_kept, s.astype(u.dtype), u), slot, base_updates
   )
@@ -145,7 +132,7 @@ def update_then_chase(
   updates: optax.Updates,
   base_state: optax.OptState,
   params: optax.Params,
-) -> tuple[optax.Updates, optax.OptState, Outcome]:
+) -> tuple[optax.Updates, optax.OptState, _info.Outcome]:
   """The base update, then a chase from where it led, or else in its place.
 
   The base state takes in the gradient that was found, chased or not, before the
@@ -154,34 +141,31 @@ def update_then_chase(
   lives through it beside the update: two more copies of the parameters.
   """
   grad = updates if batch.grad is None else batch.grad
-  dtypes = jax.tree.map(jnp.result_type, updates)
-  updates, base_state = base_update(updates, base_state, params)
+  base = _Base(base_update, base_state, params, updates)
+  base_updates, base_state = base_update(updates, base_state, params)
+  base = base._replace(state=base_state)
 
-  def respond(grad):
-    return _base_response(base_update, base_state, params, dtypes, grad)
-
-  def run(base_updates):
+  def run(carry):
     """Chases; leaves all of the step's update, the base update included."""
+    base_updates, _ = carry
     if settings.base_update_when_chasing:
       start, start_grad = optax.apply_updates(params, base_updates), None
     else:
       start, start_grad = params, grad
-    result = subproblem_lib.chase(
-      batch.value_and_grad_fn,
-      settings.solver,
-      _subproblem_of(settings, batch, params, base_updates, respond),
-      start,
-      loss_found=batch.loss,
-      max_steps=settings.max_chase_steps,
-      tolerance=settings.tolerance,
-      guard=settings.guard,
+    result = _chase_from(
+      settings,
+      base,
+      batch,
+      updates,
+      base_updates,
+      start=start,
       start_grad=start_grad,
     )
     # Unchanged bit for bit where no step was needed.
     is_unmoved = result.is_reverted | (result.num_steps == 0)
     left = jax.tree.map(
       lambda u, new, old: jnp.where(
-        is_unmoved, u, _difference(new, old).astype(u.dtype)
+        is_unmoved, u, trees.difference(new, old).astype(u.dtype)
       ),
       base_updates,
       result.left,
@@ -189,33 +173,142 @@ def update_then_chase(
     )
     return left, _outcome_of(result, batch.loss)
 
-  updates, outcome = _run_once_if(
-    _is_chase_due(settings, batch), run, updates, no_chase(batch.loss)
+  base_updates, outcome = control_flow.run_once_if(
+    _is_chase_due(settings, batch),
+    run,
+    (base_updates, _info.no_chase(batch.loss)),
   )
-  return updates, base_state, outcome
+  is_moved = outcome.num_chase_steps > 0
+  base_state = stored_values.invalidate_if(
+    is_moved & ~outcome.is_reverted, base_state
+  )
+  return base_updates, base_state, outcome
 
 
-def _run_once_if(
-  is_due: jax.Array,
-  run: Callable[[optax.Updates], tuple[optax.Updates, Outcome]],
-  slot: optax.Updates,
-  outcome: Outcome,
-) -> tuple[optax.Updates, Outcome]:
-  """`run(slot)` if `is_due`, else `slot` and `outcome` as they are.
+class _Base(NamedTuple):
+  """The base optimizer at this step, to be asked and not to be advanced."""
 
-  A loop of at most one trip, not a `cond`: XLA hands a loop's carry through in
-  place, and copies what passes through a conditional.
+  update: BaseUpdate
+  state: optax.OptState
+  params: optax.Params
+  updates: optax.Updates
+
+  def response(self, grad: optax.Updates) -> optax.Updates:
+    """Half of `update(-grad) - update(grad)`: what is in both of them cancels.
+
+    The probe is the gradient itself. A hundredth of it would leave Adam's
+    second moment nearer to what it was (a cosine of 1.00 with that metric,
+    where the gradient itself has 0.999 at its usual size and 0.94 at ten
+    times), but is lost in rounding (0.96 in bfloat16), and hands the whole step
+    to parameters that had no gradient before.
+    """
+    grad = optax.tree.cast_like(grad, self.updates)
+    updates, _ = self.update(grad, self.state, self.params)
+    opposite, _ = self.update(
+      jax.tree.map(jnp.negative, grad), self.state, self.params
+    )
+    return jax.tree.map(trees.half_difference, opposite, updates)
+
+  def points_uphill(
+    self, updates: optax.Updates, grad: optax.Updates, dtype: Any
+  ) -> jax.Array:
+    """Whether the base optimizer's answer to `updates` climbs along `grad`.
+
+    So it does where the sign and the rate come after `isgd` in a chain. Its
+    update alone does not tell: old momentum may climb, and often does where a
+    chase is due.
+    """
+    if stored_values.has_any(self.state):
+      # A line search sees to its own direction, and is dear to ask.
+      return jnp.zeros((), bool)
+    response = self.response(updates)
+    slope = jax.tree.map(
+      lambda g, r: jnp.sum(g.astype(dtype) * r.astype(dtype)), grad, response
+    )
+    return trees.sum_of(jax.tree.leaves(slope), dtype) < 0
+
+
+def _chase_from(
+  settings: Settings,
+  base: _Base,
+  batch: Batch,
+  updates: optax.Updates,
+  base_updates: optax.Updates,
+  *,
+  start: optax.Params,
+  start_grad: optax.Updates | None,
+  recover_grad: bool = False,
+) -> loop.ChaseResult:
+  """Chases the batch; nothing moves that the base update leaves alone."""
+  dtype = batch.loss.dtype
+  answer = _ask_base(settings, base, batch, updates, base_updates)
+  num_params = sum(float(jnp.size(p)) for p in jax.tree.leaves(base.params))
+  subproblem = Subproblem(
+    anchor=base.params,
+    target=batch.target,
+    # A float: an integer of 2^31 or more does not enter traced arithmetic.
+    damping=jnp.asarray(settings.conservative_weight, dtype)
+    / max(num_params, 1.0),
+    num_training_steps=batch.num_training_steps,
+    is_movable=jax.tree.map(jnp.any, answer.is_moved),
+    base_response=lambda grad: optax.tree.cast(base.response(grad), dtype),
+    base_update_norm=jnp.sqrt(trees.squared_norm(base_updates, dtype)),
+    is_element_movable=answer.is_moved,
+  )
+  return loop.chase(
+    batch.value_and_grad_fn,
+    settings.solver,
+    subproblem,
+    start,
+    loss_found=batch.loss,
+    max_steps=settings.max_chase_steps,
+    tolerance=settings.tolerance,
+    guard=settings.guard,
+    start_grad=start_grad,
+    recover_grad=recover_grad,
+    is_refused=answer.is_uphill if settings.guard else None,
+  )
+
+
+class _Answer(NamedTuple):
+  """What the base optimizer does with this batch.
+
+  Attributes:
+    is_moved: which elements its update moves, pytree of booleans.
+    is_uphill: whether it climbs along the gradient, boolean scalar.
   """
 
-  def body(carry):
-    is_due, slot, _ = carry
-    slot, outcome = run(slot)
-    return is_due & False, slot, outcome
+  is_moved: Any
+  is_uphill: jax.Array
 
-  _, slot, outcome = jax.lax.while_loop(
-    lambda carry: carry[0], body, (is_due, slot, outcome)
+
+def _ask_base(
+  settings: Settings,
+  base: _Base,
+  batch: Batch,
+  updates: optax.Updates,
+  base_updates: optax.Updates,
+) -> _Answer:
+  """Asks the base optimizer, of a batch that is to be chased.
+
+  Without the loop, of one trip, XLA would keep the update itself, and the other
+  two that it takes to know the slope, through the chase.
+  """
+  is_uphill = jnp.zeros((), bool)
+
+  def ask(_):
+    grad = updates if batch.grad is None else batch.grad
+    return _Answer(
+      jax.tree.map(lambda u: u != 0, base_updates),
+      base.points_uphill(updates, grad, batch.loss.dtype)
+      if settings.guard
+      else is_uphill,
+    )
+
+  is_moved = jax.tree.map(lambda u: jnp.zeros(u.shape, bool), base_updates)
+  return control_flow.run_once_if(
+    batch.is_undertrained, ask, _Answer(is_moved, is_uphill)
   )
-  return slot, outcome
 
 
 def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
@@ -226,82 +319,14 @@ def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
   return batch.is_undertrained & is_to_do & is_allowed
 
 
-def _subproblem_of(
-  settings: Settings,
-  batch: Batch,
-  params: optax.Params,
-  base_updates: optax.Updates,
-  base_response: Callable[[optax.Updates], optax.Updates],
-) -> subproblem_lib.Subproblem:
-  """The conservative subproblem of this batch.
-
-  A leaf that the base optimizer does not move is frozen for the chase too.
-  """
-  dtype = batch.loss.dtype
-  num_params = sum(jnp.size(p) for p in jax.tree.leaves(params))
-  return subproblem_lib.Subproblem(
-    anchor=params,
-    target=batch.target,
-    damping=jnp.asarray(settings.conservative_weight, dtype) / num_params,
-    num_training_steps=batch.num_training_steps,
-    is_movable=jax.tree.map(_is_not_zero, base_updates),
-    base_response=lambda grad: optax.tree.cast(base_response(grad), dtype),
-    base_update_norm=jnp.sqrt(trees.squared_norm(base_updates, dtype)),
-  )
-
-
-def _is_not_zero(leaf: jax.Array) -> jax.Array:
-  """Whether any element is not zero; by a sum, as `_all_finite`."""
-  return jnp.sum(jnp.abs(leaf)) != 0
-
-
-def _base_response(
-  base_update: BaseUpdate,
-  base_state: optax.OptState,
-  params: optax.Params,
-  dtypes: Any,
-  grad: optax.Updates,
-) -> optax.Updates:
-  """Half of `update(-grad) - update(grad)`: what is in both of them cancels.
-
-  The probe is the gradient itself. A hundredth of it would leave Adam's second
-  moment nearer to what it was (a cosine of 1.00 with that metric, where the
-  gradient itself has 0.999 at its usual size and 0.94 at ten times), but is
-  lost in rounding (0.96 in bfloat16), and hands the whole step to parameters
-  that had no gradient before.
-  """
-  grad = jax.tree.map(lambda g, dtype: g.astype(dtype), grad, dtypes)
-  updates, _ = base_update(grad, base_state, params)
-  opposite, _ = base_update(
-    jax.tree.map(jnp.negative, grad), base_state, params
-  )
-  return jax.tree.map(_half_difference, opposite, updates)
-
-
-def _half_difference(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Half of `a - b`, in at least float32."""
-  a, _ = subproblem_lib.promote(a, jnp.zeros((), jnp.float32))
-  b, _ = subproblem_lib.promote(b, jnp.zeros((), jnp.float32))
-  return 0.5 * (a - b)
-
-
-def _difference(new: jax.Array, old: jax.Array) -> jax.Array:
-  """`new - old`, zero also where both are the same infinity."""
-  return jnp.where(new == old, jnp.zeros_like(new), new - old)
-
-
-def no_chase(loss: jax.Array) -> Outcome:
-  """Outcome of a step without a chase."""
-  zero = jnp.zeros((), jnp.int32)
-  return Outcome(loss, zero, zero, jnp.zeros((), bool), jnp.zeros((), bool))
-
-
-def _outcome_of(result: subproblem_lib.ChaseResult, loss: jax.Array) -> Outcome:
+def _outcome_of(result: loop.ChaseResult, loss: jax.Array) -> _info.Outcome:
   """Outcome of a chase of a batch found at `loss`."""
-  return Outcome(
+  is_refused = result.is_reverted & (result.num_evaluations == 0)
+  return _info.Outcome(
     final_loss=jnp.where(result.is_reverted, loss, result.loss),
     num_chase_steps=result.num_steps,
     num_evaluations=result.num_evaluations,
-    is_chased=jnp.ones((), bool),
-    is_reverted=result.is_reverted,
+    is_chased=~is_refused,
+    is_reverted=result.is_reverted & ~is_refused,
+    is_refused=is_refused,
   )

@@ -8,6 +8,7 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from isgd_jax import _checks
@@ -39,7 +40,7 @@ def loss_only(
       'Return the mean loss of the batch; a pair of it and anything else needs '
       'has_aux=True.',
     )
-    return loss
+    return jnp.asarray(loss)  # A constant loss may be a Python number.
 
   # Some built-in callables have no signature.
   with contextlib.suppress(ValueError):
@@ -48,15 +49,43 @@ def loss_only(
   return loss_of
 
 
-def ignoring_reading(
-  value_fn: Callable[..., jax.Array],
-) -> Callable[..., jax.Array]:
+def bind_base_update(
+  base: optax.GradientTransformationExtraArgs,
+  extra_args: dict[str, Any],
+  *,
+  value: jax.typing.ArrayLike,
+  value_fn: Callable[..., Any] | None = None,
+  grad: optax.Updates | None = None,
+  chart_reading: Any,
+) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+  """`base.update` with what this step has for it: what was given, and ours."""
+  ours = {
+    'value': value,
+    'value_fn': None if value_fn is None else _ignoring_reading(value_fn),
+    'grad': grad,
+    'chart_reading': chart_reading,
+  }
+  all_args = extra_args | {k: v for k, v in ours.items() if v is not None}
+
+  def base_update(updates, base_state, params):
+    return base.update(updates, base_state, params, **all_args)
+
+  return base_update
+
+
+def _ignoring_reading(value_fn: Callable[..., Any]) -> Callable[..., Any]:
   """`value_fn` for the base optimizer, with a `chart_reading` it ignores.
 
   Optax's line searches refuse an extra argument that value_fn does not take.
   """
-  parameters = inspect.signature(value_fn).parameters
-  if 'chart_reading' in parameters:
+  try:
+    parameters = inspect.signature(value_fn).parameters
+  except ValueError:  # Some built-in callables have no signature.
+    return value_fn
+  takes_all = inspect.Parameter.VAR_KEYWORD
+  if 'chart_reading' in parameters or any(
+    p.kind == takes_all for p in parameters.values()
+  ):
     return value_fn
 
   def loss_of(*args, chart_reading=None, **kwargs):
@@ -72,6 +101,7 @@ def ignoring_reading(
 
 def value_and_grad_fn(
   value_fn: Callable[..., jax.Array],
+  params: optax.Params,
   extra_args: dict[str, Any],
   dtype: Any,
   *,
@@ -81,6 +111,9 @@ def value_and_grad_fn(
   """Evaluates the batch again, with the extra arguments of its own name."""
   names = inspect.signature(value_fn).parameters
   kwargs = {name: arg for name, arg in extra_args.items() if name in names}
+  if not any(map(_checks.is_traced, jax.tree.leaves(params))):
+    # Outside jit it may not be called for long: what it returns is seen now.
+    jax.eval_shape(lambda params: value_fn(params, **kwargs), params)
   evaluate = collectives.value_and_grad(
     lambda params: value_fn(params, **kwargs),
     axis_name=axis_name,

@@ -129,6 +129,45 @@ def value_and_grad(
   return averaged
 
 
+def averaged_value(
+  transformation: str,
+  value: Any,
+  axis_name: str | tuple[str, ...] | None,
+  shard_weight: jax.typing.ArrayLike | None,
+) -> Any:
+  """The loss of the whole batch, whether it or each device's own was given.
+
+  Devices that decided by losses of their own would part, or wait for one
+  another for ever. Where the type of `value` says that it is the same on every
+  device nothing is sent; else a scalar is, or with weights two.
+  """
+  if axis_name is None:
+    return value
+  _check_bound(axis_name, transformation)
+  axes = {axis_name} if isinstance(axis_name, str) else set(axis_name)
+  value = jnp.asarray(value)
+  manual_axes = set(jax.sharding.get_abstract_mesh().manual_axes)
+  is_typed = axes <= manual_axes and _has_types(axis_name)
+  if is_typed and not axes & set(jax.typeof(value).manual_axis_type.varying):
+    return value
+  value = as_varying(value, axis_name)
+  if shard_weight is None:
+    return jax.lax.pmean(value, axis_name)
+  # One reduction, in a dtype that neither product nor sum leaves.
+  weight = jnp.asarray(shard_weight).astype(jnp.result_type(float))
+  weight = as_varying(jnp.maximum(weight, 0), axis_name)
+  wide = value.astype(weight.dtype)
+  product = jnp.where(weight == 0, jnp.zeros_like(wide), wide * weight)
+  product, weight = jax.lax.pmean((product, weight), axis_name)
+  return (product / weight).astype(value.dtype)
+
+
+def _has_types(axis_name: str | tuple[str, ...]) -> bool:
+  """Whether types say over which axes a value varies (`check_vma=True`)."""
+  index = jax.lax.axis_index(axis_name)
+  return bool(jax.typeof(index).manual_axis_type.varying)
+
+
 def _share_of(
   shard_weight: jax.typing.ArrayLike, axis_name: str | tuple[str, ...]
 ) -> jax.Array:
@@ -151,13 +190,15 @@ def _times(value: jax.Array, share: jax.Array) -> jax.Array:
   return product.astype(value.dtype)
 
 
-def _check_bound(axis_name: str | tuple[str, ...]) -> None:
+def _check_bound(
+  axis_name: str | tuple[str, ...], caller: str = 'this'
+) -> None:
   """Raises unless the axis is there to reduce over."""
   try:
     jax.lax.axis_size(axis_name)
   except NameError as error:
     raise ValueError(
-      f'axis_name {axis_name!r} is not bound here. Call this inside '
+      f'axis_name {axis_name!r} is not bound here. Call {caller} inside '
       'jax.shard_map, jax.pmap or jax.vmap over an axis of that name; leave '
       'axis_name out under plain jax.jit, also with sharded arrays.'
     ) from error

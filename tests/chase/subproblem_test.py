@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import isgd_jax
-from isgd_jax._chase import subproblem as subproblem_lib
+from isgd_jax._chase import loop
 
 
 def make_subproblem(anchor, target, damping=0.0, num_training_steps=0):
@@ -38,7 +38,7 @@ def chase(value_fn, params, *, target, max_steps=5, solver=None, **kwargs):
   """A chase from the anchor with loss and gradient at hand, as isgd does."""
   value_and_grad_fn, calls = counting(value_fn)
   loss, grad = jax.value_and_grad(value_fn)(params)
-  result = subproblem_lib.chase(
+  result = loop.chase(
     value_and_grad_fn,
     solver or isgd_jax.gauss_newton(),
     make_subproblem(params, target),
@@ -67,18 +67,22 @@ def test_gauss_newton_reaches_the_target_of_a_linear_loss_in_one_step():
 
 
 def test_gauss_newton_step_solves_the_linearised_subproblem():
-  """argmin 1/2 (psi + g.d - target)^2 + damping/2 |d|^2, by least squares."""
+  """argmin 1/2 (psi + g.d - target)^2 + damping/2 |g|^2 |d|^2."""
   rng = np.random.default_rng(0)
   grad, params = rng.normal(size=(2, 5))
   loss, target, damping = 4.0, 1.5, 0.3
-  stepped, _ = isgd_jax.gauss_newton().step(
-    (),
-    make_subproblem(jnp.asarray(params, jnp.float32), target, damping),
+  solver = isgd_jax.gauss_newton()
+  subproblem = make_subproblem(
+    jnp.asarray(params, jnp.float32), target, damping
+  )
+  stepped, _ = solver.step(
+    solver.init(subproblem),
+    subproblem,
     jnp.asarray(params, jnp.float32),
     jnp.float32(loss),
     jnp.asarray(grad, jnp.float32),
   )
-  rows = np.vstack([grad, np.sqrt(damping) * np.eye(5)])
+  rows = np.vstack([grad, np.sqrt(damping * (grad @ grad)) * np.eye(5)])
   right = np.concatenate([[target - loss], np.zeros(5)])
   step = np.linalg.lstsq(rows, right, rcond=None)[0]
   np.testing.assert_allclose(stepped, params + step, rtol=1e-5)
@@ -131,7 +135,7 @@ def test_the_chase_is_bounded_and_evaluates_no_more_than_it_reads(max_steps):
 def test_without_the_guard_the_last_loss_is_not_evaluated(max_steps):
   value_fn, calls = counting(lambda p: jnp.sum(p**2) + 3.0)
   params = jnp.array([2.0])
-  result = subproblem_lib.chase(
+  result = loop.chase(
     value_fn,
     isgd_jax.gradient_descent(0.01),
     make_subproblem(params, 0.0),
@@ -148,7 +152,7 @@ def test_without_the_guard_the_last_loss_is_not_evaluated(max_steps):
 def test_a_start_that_is_at_the_target_takes_no_step():
   value_fn, calls = counting(lambda p: jnp.sum(p**2))
   start = jnp.array([0.5])
-  result = subproblem_lib.chase(
+  result = loop.chase(
     value_fn,
     isgd_jax.gauss_newton(),
     make_subproblem(jnp.array([2.0]), 1.0),
@@ -232,7 +236,7 @@ def rugged(params, coefficients):
 @jax.jit
 def rugged_chase(params, coefficients, target, max_steps):
   loss, grad = jax.value_and_grad(rugged)(params, coefficients)
-  result = subproblem_lib.chase(
+  result = loop.chase(
     lambda p: jax.value_and_grad(rugged)(p, coefficients),
     isgd_jax.gauss_newton(),
     make_subproblem(params, target, 1e-3),
