@@ -215,6 +215,7 @@ def test_bad_input_to_train_and_chart_is_named(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('package', ['grain', 'orbax', 'tensorboardX'])
 def test_a_package_missing_for_train_names_its_extra(package, tmp_path):
   code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
@@ -225,6 +226,7 @@ def test_a_package_missing_for_train_names_its_extra(package, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.processes
 def test_a_process_shows_no_traceback():
   finished = run('demo', '--model', 'mpl')
   assert finished.returncode == 2
@@ -232,6 +234,7 @@ def test_a_process_shows_no_traceback():
   assert "did you mean 'mlp'?" in finished.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('package', ['tyro', 'flax', 'tqdm', 'sklearn'])
 def test_a_missing_package_names_the_extra(package, tmp_path):
   code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
@@ -241,6 +244,7 @@ def test_a_missing_package_names_the_extra(package, tmp_path):
   assert len(finished.stderr.splitlines()) == 1
 
 
+@pytest.mark.processes
 def test_the_module_runs_as_the_script_does():
   finished = subprocess.run(
     [sys.executable, '-m', 'isgd_jax.experiments', '--help'],
@@ -253,6 +257,7 @@ def test_the_module_runs_as_the_script_does():
   assert 'usage: isgd-jax' in finished.stdout
 
 
+@pytest.mark.processes
 def test_ctrl_c_keeps_what_was_written_and_says_where(tmp_path):
   path = tmp_path / 'out' / 'runs.jsonl'
   # A process that a shell started in the background ignores SIGINT.

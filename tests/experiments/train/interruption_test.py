@@ -21,6 +21,8 @@ from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.train import folder
 from isgd_jax.experiments.train import logs
 
+pytestmark = [pytest.mark.one_version, pytest.mark.processes]
+
 ROOT = pathlib.Path(isgd_jax.__file__).parents[1]
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
 TIME_LIMIT_SECONDS = 240

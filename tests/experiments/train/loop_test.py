@@ -165,6 +165,7 @@ LOSS_DRIVEN = OptimizerConfig(
 )
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize(
   'options',
   [
@@ -337,6 +338,7 @@ def test_other_images_in_the_same_folder_are_noticed(tmp_path):
     )
 
 
+@pytest.mark.processes
 def test_worker_processes_change_nothing(tmp_path):
   make_images(tmp_path / 'images', num_broken=0)
   runs = [

@@ -31,6 +31,8 @@ from isgd_jax.experiments.train.connection import losses_named
 from isgd_jax.experiments.train.devices import DevicesConfig
 from isgd_jax.experiments.train.processes import Processes
 
+pytestmark = pytest.mark.newest_version
+
 ENVIRONMENT = {
   **os.environ,
   'PYTHONPATH': str(pathlib.Path(isgd_jax.__file__).parents[1]),
@@ -136,6 +138,7 @@ def assert_same_steps(one, other, num_steps):
     assert a[-1][name] == pytest.approx(b[-1][name], rel=1e-3)
 
 
+@pytest.mark.processes
 def test_two_processes_train_as_one_and_another_number_goes_on(tmp_path):
   loop.train(CONFIG, tmp_path / 'one')
   with Started(tmp_path / 'two', *OPTIONS, '--steps', '24') as run:
@@ -163,6 +166,7 @@ CheckpointManager._load_checkpoint_infos = late
 """
 
 
+@pytest.mark.processes
 def test_one_process_goes_on_as_two(tmp_path):
   loop.train(CONFIG, tmp_path / 'one')
   out = tmp_path / 'two'
@@ -192,6 +196,7 @@ ocp.Checkpointer.restore = fail
 """
 
 
+@pytest.mark.processes
 def test_a_checkpoint_that_one_process_cannot_read_is_said_by_all(tmp_path):
   out = tmp_path / 'run'
   loop.train(TrainConfig(**{**vars(CONFIG), 'steps': 10}), out)
@@ -264,6 +269,7 @@ print(json.dumps([*result[1:]]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_processes_have_one_result(tmp_path):
@@ -277,6 +283,7 @@ def test_four_processes_have_one_result(tmp_path):
   assert results[0][0] == results[0][-1]['num_steps'] == 50
 
 
+@pytest.mark.processes
 def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
   with Started(tmp_path / 'run', *ENDLESS) as run:
     run.wait_for_steps(60)
@@ -289,6 +296,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
     assert f'SIGTERM: saved after step {step}; carry on with' in text
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('victim', [0, 1])
 def test_the_others_notice_a_process_that_is_killed(tmp_path, victim):
   out = tmp_path / 'run'
@@ -317,6 +325,7 @@ os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
 """
 
 
+@pytest.mark.processes
 def test_processes_started_for_other_runs_say_what_differs(tmp_path):
   own = (
     ['--batch-size', '64', '--num-devices', '1'],
@@ -333,6 +342,7 @@ def test_processes_started_for_other_runs_say_what_differs(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.processes
 def test_a_refusal_in_one_process_is_one_in_all(tmp_path):
   out = tmp_path / 'run'
   with folder.locked(out), Started(out, '--steps', '5') as run:
@@ -342,6 +352,7 @@ def test_a_refusal_in_one_process_is_one_in_all(tmp_path):
     assert f"another process is writing to '{out}'" in text
 
 
+@pytest.mark.processes
 def test_a_process_that_does_not_come_is_missed(tmp_path):
   own = [['--num-processes', '2', '--connect-timeout', '2']]
   with Started(tmp_path / 'run', own=own) as run:
@@ -352,6 +363,7 @@ def test_a_process_that_does_not_come_is_missed(tmp_path):
   assert 'each --process-id from 0 to 1 is started once' in last
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'own', [((), ['--out', 'elsewhere']), (['--model', 'lenett'], ())]
@@ -368,6 +380,7 @@ def test_other_refusals_reach_all_processes(tmp_path, monkeypatch, own):
     assert word in text
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_full_disk_in_the_first_process_ends_both(tmp_path):
   pytest.importorskip('resource')
