@@ -22,7 +22,7 @@ from isgd_jax.experiments.train.config import DataConfig
 from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.devices import DevicesConfig
 
-pytestmark = pytest.mark.one_version
+pytestmark = [pytest.mark.one_version, pytest.mark.whole_runs]
 
 ROOT = pathlib.Path(isgd_jax.__file__).parents[1]
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}

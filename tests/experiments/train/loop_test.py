@@ -32,6 +32,8 @@ from isgd_jax.experiments.train.config import IsgdConfig
 from isgd_jax.experiments.train.config import OptimizerConfig
 from isgd_jax.experiments.train.config import TrainConfig
 
+pytestmark = pytest.mark.whole_runs
+
 FAST = OptimizerConfig(learning_rate=0.1)
 
 
