@@ -1,5 +1,6 @@
 # make demo: ISGD on real data, one table and two figures.
-# make test: the test suite; make test-unit: what it has of units, in 3 minutes.
+# make test: the test suite.
+# make test-unit: no processes, pages or whole runs; while you write.
 # make test-slow: what takes minutes, runs killed twenty times among it.
 # make docs: the documentation site, into build/site; make docs-serve shows it.
 # make results: every comparison that RESULTS.md reports, an hour or two.
@@ -19,14 +20,16 @@ demo: $(VENV)/.experiments
 # The invariants, the numbers, the cost of a step and every doctest as XLA
 # compiles for a user. The experiments, and what goes through every chart and
 # configuration, compile far more than they compute, so these compile cheaply.
-# Of what -m chooses: pyproject.toml, markers.
+# What -m chooses by: pyproject.toml, markers. A worker keeps to neighbours, so
+# what a module makes for its tests is mostly made once, and takes over late ones.
+xdist := -n auto --dist worksteal
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto -m 'not (slow or cheap_compile)'
-	$(BIN)/python -m pytest -n auto -m 'cheap_compile and not slow' --fast-compile tests
+	$(BIN)/python -m pytest $(xdist) -m 'not (slow or cheap_compile)'
+	$(BIN)/python -m pytest $(xdist) -m 'cheap_compile and not slow' --fast-compile tests
 
-# What one function or class promises: while you write, in three minutes.
+# What a function or a class promises, compiled cheaply; doctests not.
 test-unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --fast-compile \
+	$(BIN)/python -m pytest $(xdist) --fast-compile \
 	  -m 'not (slow or processes or docs or whole_runs)' tests
 
 test-slow: $(VENV)/.dev
