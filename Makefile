@@ -1,6 +1,6 @@
 # make demo: ISGD on real data, one table and two figures.
 # make test: the test suite.
-# make test-unit: no processes, pages or whole runs; while you write.
+# make test-unit: no processes, pages, batteries or whole runs; while you write.
 # make test-slow: what takes minutes, runs killed twenty times among it.
 # make docs: the documentation site, into build/site; make docs-serve shows it.
 # make results: every comparison that RESULTS.md reports, an hour or two.
@@ -27,10 +27,11 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(xdist) -m 'not (slow or cheap_compile)'
 	$(BIN)/python -m pytest $(xdist) -m 'cheap_compile and not slow' --fast-compile tests
 
-# What a function or a class promises, compiled cheaply; doctests not.
+# What a function or a class promises, compiled cheaply, on fewer
+# drawn examples, without the doctests.
 test-unit: $(VENV)/.dev
-	$(BIN)/python -m pytest $(xdist) --fast-compile \
-	  -m 'not (slow or processes or docs or whole_runs)' tests
+	HYPOTHESIS_PROFILE=fewer $(BIN)/python -m pytest $(xdist) --fast-compile \
+	  -m 'not (slow or processes or docs or whole_runs or battery)' tests
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
