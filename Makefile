@@ -1,5 +1,6 @@
 # make demo: ISGD on real data, one table and two figures.
 # make test: the test suite.
+# make test-unit: no processes, pages, batteries or whole runs; while you write.
 # make test-slow: what takes minutes, runs killed twenty times among it.
 # make docs: the documentation site, into build/site; make docs-serve shows it.
 # make results: every comparison that RESULTS.md reports, an hour or two.
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= isgd-demo
 
-.PHONY: demo test test-slow lint docs docs-serve bench results notebooks clean
+.PHONY: demo test test-unit test-slow lint docs docs-serve bench results notebooks clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
@@ -19,12 +20,18 @@ demo: $(VENV)/.experiments
 # The invariants, the numbers, the cost of a step and every doctest as XLA
 # compiles for a user. The experiments, and what goes through every chart and
 # configuration, compile far more than they compute, so these compile cheaply.
-cheaply := tests/experiments tests/common_test.py tests/charts/chart_family_test.py \
-  tests/actions_test.py tests/convolution_test.py tests/devices/many_devices_test.py \
-  tests/docs/docs_code_test.py tests/docs/notebooks_test.py
+# What -m chooses by: pyproject.toml, markers. A worker keeps to neighbours, so
+# what a module makes for its tests is mostly made once, and takes over late ones.
+xdist := -n auto --dist worksteal
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto $(addprefix --ignore=,$(cheaply))
-	$(BIN)/python -m pytest -n auto --fast-compile $(cheaply)
+	$(BIN)/python -m pytest $(xdist) -m 'not (slow or cheap_compile)'
+	$(BIN)/python -m pytest $(xdist) -m 'cheap_compile and not slow' --fast-compile tests
+
+# What a function or a class promises, compiled cheaply, on fewer
+# drawn examples, without the doctests.
+test-unit: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=fewer $(BIN)/python -m pytest $(xdist) --fast-compile \
+	  -m 'not (slow or processes or docs or whole_runs or battery)' tests
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -12,6 +12,8 @@ import pytest
 import isgd_jax
 from tests import helpers
 
+pytestmark = pytest.mark.cheap_compile
+
 BASES = {
   'sgd': lambda: optax.sgd(0.1),
   'momentum': lambda: helpers.relaxed(optax.sgd(0.1, momentum=0.9)),

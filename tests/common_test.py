@@ -13,6 +13,8 @@ import pytest
 import isgd_jax
 from tests import helpers
 
+pytestmark = [pytest.mark.cheap_compile, pytest.mark.battery]
+
 _BASES = {
   'sgd': lambda rate: optax.sgd(rate),
   'momentum': lambda rate: helpers.relaxed(optax.sgd(rate, momentum=0.9)),

@@ -11,6 +11,8 @@ import pytest
 
 import isgd_jax
 
+pytestmark = pytest.mark.cheap_compile
+
 NHWC = ('NHWC', 'HWIO', 'NHWC')
 GEOMETRIES = {
   'valid': ((5, 8, 9, 3), (3, 2, 3, 4), NHWC, {'padding': 'VALID'}),

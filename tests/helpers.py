@@ -1,5 +1,7 @@
 """What several test modules share."""
 
+import pathlib
+
 import jax
 import optax
 
@@ -22,3 +24,11 @@ def relaxed(
       return optimizer.update(updates, state, params, **extra_args)
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def mark_folder(items, conftest: str, marker: str) -> None:
+  """Puts `marker` on those of `items` that lie in the folder of `conftest`."""
+  folder = pathlib.Path(conftest).parent
+  for item in items:
+    if folder in item.path.parents:
+      item.add_marker(marker)

@@ -12,6 +12,8 @@ import scipy.optimize
 
 from isgd_jax import batch_size
 
+pytestmark = pytest.mark.one_version
+
 SIZES = np.array([8, 16, 32, 64, 128, 256, 512, 1024])
 
 

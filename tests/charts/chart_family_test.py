@@ -14,6 +14,8 @@ import isgd_jax
 from isgd_jax import RunRule
 from tests.charts import chart_oracle
 
+pytestmark = [pytest.mark.cheap_compile, pytest.mark.newest_version]
+
 NUM_LOSSES = 40
 
 # Widths that no ratio of grid values meets exactly.

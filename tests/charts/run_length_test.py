@@ -16,6 +16,8 @@ from scipy import stats
 
 import isgd_jax
 
+pytestmark = [pytest.mark.one_version, pytest.mark.battery]
+
 STANDARD = isgd_jax.fixed_limits(0.0, 1.0)
 NUM_CHAINS = 2_000
 

@@ -10,6 +10,8 @@ import pytest
 
 import isgd_jax
 
+pytestmark = pytest.mark.one_version
+
 # Montgomery, Introduction to Statistical Quality Control, 7th ed.
 # Table 6.6: cost of processing mortgage loan applications, 20 weeks.
 LOANS = [310, 288, 297, 298, 307, 303, 294, 297, 308, 306]

@@ -12,6 +12,8 @@ import pytest
 import isgd_jax
 from tests import helpers
 
+pytestmark = [pytest.mark.one_version, pytest.mark.battery]
+
 RATE, B1, B2, EPS = 0.01, 0.9, 0.999, 1e-8
 
 

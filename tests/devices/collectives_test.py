@@ -1,6 +1,6 @@
 """Value and gradient over a device axis, on one device.
 
-`tests/many_devices/` has what needs several.
+`tests/devices/many_devices/` has what needs several.
 """
 
 import jax

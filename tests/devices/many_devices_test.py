@@ -1,4 +1,4 @@
-"""Runs `tests/many_devices/` on eight virtual CPU devices.
+"""Runs `tests/devices/many_devices/` on eight virtual CPU devices.
 
 In processes of their own: the number of devices is set once, before JAX is
 first used. On a machine with eight devices they can be run as they are.
@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+
+pytestmark = [pytest.mark.cheap_compile, pytest.mark.processes]
 
 FOLDER = pathlib.Path(__file__).parent / 'many_devices'
 FILES = sorted(FOLDER.glob('*_test.py'))

@@ -5,6 +5,8 @@ import pytest
 from benchmarks import measuring
 from benchmarks import report
 
+pytestmark = pytest.mark.one_version
+
 COMMITTED = measuring.FOLDER / 'RESULTS.md'
 
 

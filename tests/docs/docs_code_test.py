@@ -2,7 +2,7 @@
 
 The blocks of a page run in order in one namespace. docs/devices.md needs eight
 devices: devices/many_devices/docs_test.py. docs/batch_size.md times steps:
-batch_size_docs_test.py.
+docs/batch_size_docs_test.py.
 """
 
 import pathlib
@@ -18,6 +18,8 @@ import pytest
 
 import isgd_jax
 from isgd_jax.experiments import command_line
+
+pytestmark = [pytest.mark.cheap_compile, pytest.mark.one_version]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = {

@@ -10,6 +10,8 @@ import isgd_jax
 from isgd_jax import batch_size
 from isgd_jax import sampling
 
+pytestmark = pytest.mark.one_version
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [
   *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')),

@@ -14,6 +14,8 @@ import pytest
 
 from isgd_jax.experiments import datasets
 
+pytestmark = [pytest.mark.cheap_compile, pytest.mark.one_version]
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'notebooks'
 # Of one notebook, compilation included; alone on two cores each takes a tenth.
@@ -53,6 +55,7 @@ def has_fashion_mnist():
   return True
 
 
+@pytest.mark.processes
 @each
 def test_it_runs_in_a_small_size_in_an_empty_folder(path):
   """In a process of its own: a kernel's clients warn of what is not ours."""

@@ -7,6 +7,8 @@ import pytest
 
 from tests.experiments.report import synthetic
 
+pytestmark = pytest.mark.one_version
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / 'README.md').read_text()
 

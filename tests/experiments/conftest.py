@@ -3,6 +3,12 @@
 import jax
 import pytest
 
+from tests import helpers
+
+
+def pytest_collection_modifyitems(items):
+  helpers.mark_folder(items, __file__, 'cheap_compile')
+
 
 @pytest.fixture(autouse=True)
 def standard_promotion():

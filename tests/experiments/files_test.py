@@ -68,11 +68,12 @@ def test_a_torn_line_costs_itself_alone(tmp_path):
   assert list(files.read_records(path)) == [{'run': 0}, {'run': 2}]
 
 
+@pytest.mark.processes
 def test_a_killed_writer_leaves_whole_lines(tmp_path):
   path = tmp_path / 'runs.jsonl'
   code = (
     'import pathlib, sys, itertools\n'
-    'from isgd_jax.experiments import results\n'
+    'from isgd_jax.experiments import files\n'
     'for i in itertools.count():\n'
     '  record = {"run": i, "filler": "x" * 5000}\n'
     '  files.append_record(pathlib.Path(sys.argv[1]), record)\n'
@@ -84,9 +85,11 @@ def test_a_killed_writer_leaves_whole_lines(tmp_path):
     stdout=subprocess.PIPE,
     env={**os.environ, 'PYTHONPATH': str(root), 'JAX_PLATFORMS': 'cpu'},
   ) as process:
-    for _ in range(20):
-      announced = int(process.stdout.readline())
-    process.send_signal(signal.SIGKILL)
+    try:
+      for _ in range(20):
+        announced = int(process.stdout.readline())
+    finally:
+      process.send_signal(signal.SIGKILL)
   lines = path.read_text().splitlines()
   assert [strict_loads(line)['run'] for line in lines] == list(
     range(len(lines))

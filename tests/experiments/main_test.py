@@ -126,6 +126,7 @@ def test_help_of_train_names_what_a_user_may_choose(capsys):
   assert '--config.' not in out
 
 
+@pytest.mark.whole_runs
 def test_train_prints_its_options_and_results(tmp_path, capsys):
   out = tmp_path / 'run'
   main.main(['train', '--epochs', '2', '--out', str(out)])
@@ -144,6 +145,7 @@ def test_train_prints_its_options_and_results(tmp_path, capsys):
   assert (out / 'control_chart.png').exists()
 
 
+@pytest.mark.whole_runs
 def test_resume_takes_the_run_s_own_options(tmp_path, capsys):
   out = str(tmp_path / 'run')
   main.main(['train', '--batch-size', '64', '--steps', '5', '--out', out])
@@ -155,12 +157,14 @@ def test_resume_takes_the_run_s_own_options(tmp_path, capsys):
   assert '--batch-size was 64, is now 32' in capsys.readouterr().err
 
 
+@pytest.mark.whole_runs
 def test_a_diverged_run_ends_with_its_results(tmp_path, capsys):
   out = str(tmp_path / 'run')
   main.main(['train', '--learning-rate', '1e38', '--steps', '9', '--out', out])
   assert 'test loss nan' in capsys.readouterr().out
 
 
+@pytest.mark.whole_runs
 def test_resume_takes_epochs_in_the_place_of_steps(tmp_path, capsys):
   out = str(tmp_path / 'run')
   main.main(['train', '--steps', '5', '--out', out])
@@ -168,6 +172,7 @@ def test_resume_takes_epochs_in_the_place_of_steps(tmp_path, capsys):
   assert 'after 12 steps' in capsys.readouterr().out
 
 
+@pytest.mark.whole_runs
 @pytest.mark.parametrize('damage', ['{"step": 4}\n', '[1]\n', '\xff\xfe\n'])
 def test_a_chart_of_a_damaged_log_is_refused(tmp_path, capsys, damage):
   out = tmp_path / 'run'
@@ -180,6 +185,7 @@ def test_a_chart_of_a_damaged_log_is_refused(tmp_path, capsys, damage):
   assert f"line 4 of '{out}/metrics.jsonl'" in err
 
 
+@pytest.mark.whole_runs
 def test_chart_draws_where_it_is_told(tmp_path, capsys):
   out = tmp_path / 'run'
   main.main(['train', '--steps', '30', '--out', str(out)])
@@ -215,6 +221,7 @@ def test_bad_input_to_train_and_chart_is_named(
   assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('package', ['grain', 'orbax', 'tensorboardX'])
 def test_a_package_missing_for_train_names_its_extra(package, tmp_path):
   code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
@@ -225,6 +232,7 @@ def test_a_package_missing_for_train_names_its_extra(package, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.processes
 def test_a_process_shows_no_traceback():
   finished = run('demo', '--model', 'mpl')
   assert finished.returncode == 2
@@ -232,6 +240,7 @@ def test_a_process_shows_no_traceback():
   assert "did you mean 'mlp'?" in finished.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize('package', ['tyro', 'flax', 'tqdm', 'sklearn'])
 def test_a_missing_package_names_the_extra(package, tmp_path):
   code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
@@ -241,6 +250,7 @@ def test_a_missing_package_names_the_extra(package, tmp_path):
   assert len(finished.stderr.splitlines()) == 1
 
 
+@pytest.mark.processes
 def test_the_module_runs_as_the_script_does():
   finished = subprocess.run(
     [sys.executable, '-m', 'isgd_jax.experiments', '--help'],
@@ -253,6 +263,7 @@ def test_the_module_runs_as_the_script_does():
   assert 'usage: isgd-jax' in finished.stdout
 
 
+@pytest.mark.processes
 def test_ctrl_c_keeps_what_was_written_and_says_where(tmp_path):
   path = tmp_path / 'out' / 'runs.jsonl'
   # A process that a shell started in the background ignores SIGINT.

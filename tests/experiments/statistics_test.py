@@ -9,6 +9,8 @@ import pytest
 
 from isgd_jax.experiments import statistics
 
+pytestmark = pytest.mark.one_version
+
 INF = math.inf
 COSTS = {
   'a': {'x': 1.0, 'y': 2.0, 'z': INF},

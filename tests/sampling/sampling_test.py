@@ -284,6 +284,7 @@ def test_a_grain_user_can_map_iterate_and_checkpoint_it(tmp_path):
   assert_same_batches(prefetched(dataset, start=8), rest)
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(120)
 def test_worker_processes_give_the_same_batches_and_errors():
   dataset = make_dataset()
@@ -376,6 +377,7 @@ def output_of(process):
   return stdout
 
 
+@pytest.mark.processes
 def test_eight_devices_and_a_process_left_without_close():
   output = output_of(
     run_program("""
@@ -407,6 +409,7 @@ def test_eight_devices_and_a_process_left_without_close():
   assert 'sharded' in output
 
 
+@pytest.mark.processes
 def test_a_sharding_over_two_processes_makes_the_global_batch():
   with socket.socket() as sock:
     sock.bind(('localhost', 0))

@@ -19,6 +19,8 @@ from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
 from isgd_jax.experiments.runs.workloads import WORKLOADS
 from tests.experiments.runs.counted_training import Training
 
+pytestmark = pytest.mark.whole_runs
+
 TINY = (
   *('compare', 'stationary-digits', '--methods', 'base', 'isgd', 'random'),
   *('--bases', 'sgd', '--seeds', '2', '--budget', '35'),

@@ -146,10 +146,12 @@ def test_a_missing_package_names_its_extra(monkeypatch, name, package, extra):
     datasets.load_dataset(name)
 
 
+@pytest.mark.processes
 def test_optional_packages_are_imported_when_they_are_needed():
   code = (
     'import sys; import isgd_jax.experiments.datasets; '
     "print({'datasets', 'PIL', 'sklearn', 'grain', 'rdata'} & set(sys.modules))"
   )
   command = [sys.executable, '-c', code]
-  assert subprocess.check_output(command, text=True) == 'set()\n'
+  output = subprocess.check_output(command, text=True, timeout=120)
+  assert output == 'set()\n'

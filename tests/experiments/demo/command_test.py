@@ -12,6 +12,8 @@ from isgd_jax.experiments.demo import command
 from isgd_jax.experiments.demo import summary as summary_lib
 from isgd_jax.experiments.runs.records import read_runs
 
+pytestmark = pytest.mark.whole_runs
+
 CONFIG = command.DemoConfig(quick=True, base_optimizers=('momentum',))
 FILES = {
   'runs.jsonl',

@@ -16,6 +16,8 @@ from isgd_jax.experiments.runs import tasks
 from isgd_jax.experiments.runs import training as run_training
 from isgd_jax.experiments.runs.methods import METHODS
 
+pytestmark = [pytest.mark.one_version, pytest.mark.whole_runs]
+
 TASK = tasks.Task(
   *('tiny', 'MLP on digits', 'digits', 'mlp', 'cycle'),
   batch_size=32,

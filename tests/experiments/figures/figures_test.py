@@ -10,6 +10,8 @@ import pytest
 from isgd_jax.experiments import figures
 from isgd_jax.experiments import statistics
 
+pytestmark = pytest.mark.one_version
+
 INF = math.inf
 Interval = statistics.Interval
 Row = figures.IntervalRow

@@ -27,6 +27,8 @@ from isgd_jax.experiments.plan_batch_size import plan
 from isgd_jax.experiments.plan_batch_size import report
 from isgd_jax.experiments.plan_batch_size.config import PlanConfig
 
+pytestmark = pytest.mark.one_version
+
 SIZES = (16, 64, 128)
 SMALL = {'pilot_steps': 24, 'num_repeats': 3, 'num_noise_batches': 4}
 QUICK = (
@@ -126,6 +128,7 @@ def test_the_command_line_prints_where_the_plan_is(tmp_path, capsys):
   assert (tmp_path / 'plan.json').exists()
 
 
+@pytest.mark.processes
 def test_two_devices_give_a_scaling_report(tmp_path):
   code = (
     'from isgd_jax import batch_size\n'

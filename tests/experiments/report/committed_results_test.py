@@ -3,7 +3,11 @@
 import pathlib
 import shutil
 
+import pytest
+
 from isgd_jax.experiments.report.command import report
+
+pytestmark = pytest.mark.whole_runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 RECORDS = sorted(

@@ -21,6 +21,8 @@ from isgd_jax.experiments.runs.steps import StepMetrics
 from isgd_jax.experiments.runs.tasks import Task
 from tests.experiments.runs.counted_training import Training
 
+pytestmark = pytest.mark.whole_runs
+
 STREAM = Task(
   'test/stream',
   'Stream',

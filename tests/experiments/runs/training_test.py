@@ -24,6 +24,8 @@ from isgd_jax.experiments.runs import steps as run_steps
 from isgd_jax.experiments.runs import training as run_training
 from isgd_jax.experiments.runs.ablation import VARIANTS
 
+pytestmark = pytest.mark.whole_runs
+
 RATES = {
   'sgd': 0.1,
   'momentum': 0.03,

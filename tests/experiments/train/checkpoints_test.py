@@ -140,6 +140,7 @@ with Checkpoints(sys.argv[1], keep=1) as checkpoints:
 """
 
 
+@pytest.mark.processes
 def test_a_checkpoint_outlives_the_device_it_came_from(tmp_path):
   subprocess.run(
     [sys.executable, '-c', OTHER_DEVICE, str(tmp_path)],
@@ -186,6 +187,7 @@ with Checkpoints(sys.argv[1], keep=1) as checkpoints:
 """
 
 
+@pytest.mark.processes
 def test_a_full_disk_stops_the_run_and_leaves_the_last_checkpoint(tmp_path):
   pytest.importorskip('resource')
   result = subprocess.run(

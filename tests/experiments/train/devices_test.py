@@ -22,6 +22,8 @@ from isgd_jax.experiments.train.config import DataConfig
 from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.devices import DevicesConfig
 
+pytestmark = [pytest.mark.one_version, pytest.mark.whole_runs]
+
 ROOT = pathlib.Path(isgd_jax.__file__).parents[1]
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
 TIME_LIMIT_SECONDS = 240
@@ -103,6 +105,7 @@ STEPS = """
 """
 
 
+@pytest.mark.processes
 def test_eight_devices_take_the_steps_of_one():
   finished = run(STEPS)
   assert finished.returncode == 0, finished.stderr
@@ -152,6 +155,7 @@ RUNS = """
 """
 
 
+@pytest.mark.processes
 def test_runs_agree_and_go_on_with_another_number_of_devices(tmp_path):
   finished = run(RUNS, tmp_path)
   assert finished.returncode == 0, finished.stderr
@@ -223,6 +227,7 @@ def test_more_devices_than_there_are_name_the_remedy(tmp_path):
     )
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   ('args', 'message'),
   [
@@ -285,6 +290,7 @@ def test_a_cluster_that_cannot_be_joined_keeps_the_reason(monkeypatch, reason):
   assert 'no cluster' not in str(caught.value)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
   ('code', 'is_requeued'), [(75, True), (2, False), (0, False)]
 )

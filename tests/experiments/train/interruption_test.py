@@ -21,6 +21,8 @@ from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.train import folder
 from isgd_jax.experiments.train import logs
 
+pytestmark = [pytest.mark.one_version, pytest.mark.processes]
+
 ROOT = pathlib.Path(isgd_jax.__file__).parents[1]
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu'}
 TIME_LIMIT_SECONDS = 240
@@ -81,7 +83,9 @@ def wait_for_steps(process, out, num_steps):
   """Returns when a run has written so many steps, or is over."""
   deadline = time.monotonic() + TIME_LIMIT_SECONDS
   while num_lines(out / logs.METRICS) < num_steps and process.poll() is None:
-    assert time.monotonic() < deadline
+    if time.monotonic() > deadline:
+      process.kill()
+      raise TimeoutError(f'{num_steps} steps in {TIME_LIMIT_SECONDS} s')
     time.sleep(0.005)
 
 
@@ -141,21 +145,44 @@ def check_killed_runs(whole, tmp_path, options, num_steps, num_kills):
   assert_same_runs(whole, torn, num_steps)
 
 
-def test_a_run_killed_and_carried_on_is_the_same_run(whole_run, tmp_path):
-  check_killed_runs(
-    whole_run(DIGITS), tmp_path, DIGITS, num_steps=1500, num_kills=3
-  )
-
-
-def test_a_run_out_of_disk_says_so_and_is_carried_on(whole_run, tmp_path):
+@pytest.mark.timeout(900)
+def test_a_run_stopped_in_every_way_is_the_same_run(whole_run, tmp_path):
+  """Out of disk, told to stop, killed: each carried on by the next process."""
   pytest.importorskip('resource')
-  stopped = tmp_path / 'stopped'
-  code, err = finish(start(stopped, *DIGITS, code=FULL_DISK))
+  rng = random.Random(0)
+  # So long that it is under way still when the last signal comes.
+  options = (*DIGITS[:-2], '--steps', '5000', '--checkpoint-every', '250')
+  out = tmp_path / 'stopped'
+
+  code, err = finish(start(out, *options, code=FULL_DISK))
   assert code == 2
-  assert f"cannot write '{stopped / logs.METRICS}': File too large" in err
-  assert num_lines(stopped / logs.METRICS) > 200
-  assert finish(start(stopped, '--resume'))[0] == 0
-  assert_same_runs(whole_run(DIGITS), stopped, 1500)
+  assert f"cannot write '{out / logs.METRICS}': File too large" in err
+  assert num_lines(out / logs.METRICS) > 200
+
+  for num_steps, signum, exit_code in (
+    (1000, signal.SIGTERM, 75),
+    (1700, signal.SIGKILL, -signal.SIGKILL),
+    (2400, signal.SIGINT, 130),
+    (3100, signal.SIGKILL, -signal.SIGKILL),
+  ):
+    process = start(out, '--resume')
+    wait_for_steps(process, out, num_steps)
+    time.sleep(rng.uniform(0.0, 0.05))
+    process.send_signal(signum)
+    code, err = finish(process)
+    assert code == exit_code, err
+    step = num_lines(out / logs.METRICS)
+    assert num_steps <= step < 5000
+    if signum != signal.SIGKILL:
+      assert f'{signum.name}: saved after step {step}; carry on with' in err
+      command = err.strip().splitlines()[-1].partition('isgd-jax train ')[2]
+      assert command == f'--resume --out {out}'
+      assert (out / folder.CHECKPOINTS / str(step)).is_dir()
+
+  assert finish(start(out, '--resume'))[0] == 0
+  whole = whole_run(options)
+  assert any(r['num_chase_steps'] for r in read_records(whole / logs.METRICS))
+  assert_same_runs(whole, out, 5000)
 
 
 @pytest.mark.slow
@@ -169,26 +196,3 @@ def test_a_run_killed_twenty_times_is_the_same_run(
   check_killed_runs(
     whole_run(options), tmp_path, options, num_steps, num_kills=20
   )
-
-
-@pytest.mark.parametrize(
-  ('signum', 'exit_code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
-)
-def test_a_signal_saves_and_says_how_to_carry_on(
-  whole_run, tmp_path, signum, exit_code
-):
-  stopped = tmp_path / 'stopped'
-  # Long enough to be under way still when the signal comes.
-  options = (*DIGITS[:-2], '--checkpoint-every', '100000', '--steps', '5000')
-  process = start(stopped, *options)
-  wait_for_steps(process, stopped, 200)
-  process.send_signal(signum)
-  code, err = finish(process)
-  assert code == exit_code, err
-  step = num_lines(stopped / logs.METRICS)
-  assert 200 <= step < 5000
-  assert f'{signum.name}: saved after step {step}; carry on with' in err
-  command = err.strip().splitlines()[-1].partition('isgd-jax train ')[2]
-  assert command == f'--resume --out {stopped}'
-  assert finish(start(stopped, '--resume'))[0] == 0
-  assert_same_runs(whole_run(options), stopped, 5000)

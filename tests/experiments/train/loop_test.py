@@ -1,9 +1,11 @@
 """Whole runs in this process: results, resumption, and what stops them."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
 import signal
+from typing import NamedTuple
 
 import chex
 from flax import nnx
@@ -30,6 +32,8 @@ from isgd_jax.experiments.train.config import IsgdConfig
 from isgd_jax.experiments.train.config import OptimizerConfig
 from isgd_jax.experiments.train.config import TrainConfig
 
+pytestmark = pytest.mark.whole_runs
+
 FAST = OptimizerConfig(learning_rate=0.1)
 
 
@@ -41,23 +45,57 @@ def records(out, name):
   return list(read_records(pathlib.Path(out) / name))
 
 
-def test_a_run_learns_and_says_what_it_did(tmp_path):
-  result = loop.train(config(), tmp_path / 'run')
+class Finished(NamedTuple):
+  """A run that is over, and its folder, which stays as it is."""
+
+  config: TrainConfig
+  out: pathlib.Path
+  result: loop.TrainResult
+
+  def copy(self, out):
+    return shutil.copytree(self.out, out)
+
+
+def finish(run_config, out):
+  # Before the fixture of a test sets it for that test.
+  with jax.numpy_dtype_promotion('standard'):
+    return Finished(run_config, out, loop.train(run_config, out))
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  return finish(config(), tmp_path_factory.mktemp('finished') / 'run')
+
+
+def assert_same_logs(one, other):
+  for name in (logs.METRICS, logs.EVALUATIONS):
+    assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def assert_sound(result):
+  assert np.isfinite(result.test_loss)
+  for leaf in jax.tree.leaves(result.state.params):
+    assert leaf.dtype == np.float32
+
+
+def test_a_run_learns_and_says_what_it_did(finished):
+  _, out, result = finished
+  assert_sound(result)
   assert result.num_steps == 4 * 12
   assert result.test_accuracy > 0.85
-  steps = records(tmp_path / 'run', logs.METRICS)
+  steps = records(out, logs.METRICS)
   assert [record['step'] for record in steps] == list(range(1, 49))
   # The fixed cycle: the same twelve batches in each epoch.
   assert [record['batch'] for record in steps] == [*range(12)] * 4
   assert [record['epoch'] for record in steps] == sorted([*range(4)] * 12)
-  evaluations = records(tmp_path / 'run', logs.EVALUATIONS)
+  evaluations = records(out, logs.EVALUATIONS)
   assert [record['step'] for record in evaluations] == [12, 24, 36, 48]
   assert evaluations[-1]['accuracy'] == result.test_accuracy
   assert result.totals['num_examples'] == 4 * 12 * 128
 
 
-def test_the_evaluation_is_over_each_test_image_once(tmp_path):
-  result = loop.train(config(), tmp_path)
+def test_the_evaluation_is_over_each_test_image_once(finished):
+  result = finished.result
   digits = datasets.load_dataset('digits')
   hidden, out = (
     jax.device_get(dict(result.state.params[name].items()))
@@ -73,25 +111,21 @@ def test_the_evaluation_is_over_each_test_image_once(tmp_path):
 @pytest.mark.parametrize(
   'options',
   [
-    {},
     {'isgd': IsgdConfig(method='base')},
     {'isgd': IsgdConfig(method='paper-isgd')},
     {'data': DataConfig(sampling='reshuffle', last_batch='drop')},
     {'data': DataConfig(last_batch='short')},
     {'data': DataConfig(last_batch='pad')},
     {'precision': 'bfloat16'},
-    {'model': 'cnn', 'epochs': 1},
+    {'model': 'cnn'},
   ],
 )
 def test_options_make_runs(tmp_path, options):
-  result = loop.train(config(**options), tmp_path)
-  assert np.isfinite(result.test_loss)
-  for leaf in jax.tree.leaves(result.state.params):
-    assert leaf.dtype == np.float32
+  assert_sound(loop.train(config(epochs=1, **options), tmp_path))
 
 
-def test_a_longer_run_goes_on_as_if_it_had_been_meant_so(tmp_path):
-  whole = loop.train(config(steps=48, epochs=None), tmp_path / 'whole')
+def test_a_longer_run_goes_on_as_if_it_had_been_meant_so(finished, tmp_path):
+  whole = finished.result
   for steps in (24, 48):
     parts = loop.train(
       config(steps=steps, epochs=None),
@@ -100,11 +134,7 @@ def test_a_longer_run_goes_on_as_if_it_had_been_meant_so(tmp_path):
     )
   chex.assert_trees_all_equal(to_flat(whole.state), to_flat(parts.state))
   assert whole[1:] == parts[1:]
-  for name in (logs.METRICS, logs.EVALUATIONS):
-    one, other = (
-      (tmp_path / run / name).read_bytes() for run in ('whole', 'parts')
-    )
-    assert one == other
+  assert_same_logs(finished.out, tmp_path / 'parts')
   # Carried on where there is nothing left to do, it stays as it is.
   again = loop.train(
     config(steps=48, epochs=None), tmp_path / 'parts', resume=True
@@ -113,24 +143,24 @@ def test_a_longer_run_goes_on_as_if_it_had_been_meant_so(tmp_path):
   assert whole[1:] == again[1:]
 
 
-def test_a_run_without_a_checkpoint_begins_anew(tmp_path):
-  whole = loop.train(config(), tmp_path / 'whole')
+def test_a_run_without_a_checkpoint_begins_anew(finished, tmp_path):
   torn = tmp_path / 'torn'
   folder.save_config(config(), torn)
   (torn / logs.METRICS).write_text('{"step": 1, "loss": 9.0}\n{"st')
   result = loop.train(config(), torn, resume=True)
-  chex.assert_trees_all_equal(to_flat(whole.state), to_flat(result.state))
-  assert (torn / logs.METRICS).read_bytes() == (
-    tmp_path / 'whole' / logs.METRICS
-  ).read_bytes()
+  chex.assert_trees_all_equal(
+    to_flat(finished.result.state), to_flat(result.state)
+  )
+  assert_same_logs(finished.out, torn)
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(tmp_path):
-  loop.train(config(epochs=30, checkpoint_every=100), tmp_path)
+  run_config = config(steps=5, epochs=None, checkpoint_every=2)
+  loop.train(run_config, tmp_path)
   before = (tmp_path / logs.METRICS).read_bytes()
   shutil.rmtree(tmp_path / folder.CHECKPOINTS)
-  with pytest.raises(InputError, match=r'has 360 steps, but .* has no check'):
-    loop.train(config(epochs=30, checkpoint_every=100), tmp_path, resume=True)
+  with pytest.raises(InputError, match=r'has 5 steps, but .* has no check'):
+    loop.train(run_config, tmp_path, resume=True)
   assert (tmp_path / logs.METRICS).read_bytes() == before
 
 
@@ -165,14 +195,19 @@ LOSS_DRIVEN = OptimizerConfig(
 )
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize(
   'options',
   [
-    {'isgd': CHASING},
-    {'isgd': CHASING, 'optimizer': LOSS_DRIVEN},
-    {'isgd': IsgdConfig(method='paper-isgd', chase_learning_rate=0.1)},
-    {'data': DataConfig(sampling='reshuffle', last_batch='short')},
-    {'data': DataConfig(last_batch='pad')},
+    {
+      'isgd': CHASING,
+      'optimizer': LOSS_DRIVEN,
+      'data': DataConfig(last_batch='pad'),
+    },
+    {
+      'isgd': IsgdConfig(method='paper-isgd', chase_learning_rate=0.1),
+      'data': DataConfig(sampling='reshuffle', last_batch='short'),
+    },
   ],
 )
 def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
@@ -186,6 +221,9 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
   )
   run_config = config(epochs=5, checkpoint_every=7, **options)
   whole = loop.train(run_config, tmp_path / 'whole')
+  assert_sound(whole)
+  if options['isgd'] is CHASING:
+    assert whole.totals['num_chase_steps'] > 0
 
   def stop_now(*_):
     signal.raise_signal(signal.SIGTERM)
@@ -223,11 +261,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
   result = loop.train(run_config, out, resume=True)
   chex.assert_trees_all_equal(to_flat(whole.state), to_flat(result.state))
   assert whole[1:] == result[1:]
-  for name in (logs.METRICS, logs.EVALUATIONS):
-    one, other = (
-      (tmp_path / run / name).read_bytes() for run in ('whole', 'torn')
-    )
-    assert one == other
+  assert_same_logs(tmp_path / 'whole', out)
 
 
 def test_a_diverging_run_is_finished(tmp_path):
@@ -270,13 +304,13 @@ def test_what_does_not_fit_is_said_and_nothing_is_made(
   assert not (tmp_path / 'run').exists()
 
 
-def test_another_run_s_folder_is_refused(tmp_path):
-  loop.train(config(epochs=1), tmp_path)
+def test_another_run_s_folder_is_refused(finished, tmp_path):
+  out = finished.copy(tmp_path / 'run')
   before = sorted(tmp_path.rglob('*'))
   with pytest.raises(InputError, match='holds a run already'):
-    loop.train(config(), tmp_path)
+    loop.train(config(), out)
   with pytest.raises(InputError, match='--seed was 0, is now 1'):
-    loop.train(config(seed=1), tmp_path, resume=True)
+    loop.train(config(seed=1), out, resume=True)
   with pytest.raises(InputError, match='nothing to resume'):
     loop.train(config(), tmp_path / 'other', resume=True)
   assert sorted(tmp_path.rglob('*')) == before
@@ -304,7 +338,7 @@ def make_images(root, num_broken):
     (root / 'train' / 'dark' / f'{i}.png').write_bytes(b'no picture')
 
 
-def images_config(root, **options):
+def images_config(root, *, evaluate_every=None, **options):
   data = DataConfig(
     dataset='imagefolder',
     data_dir=str(root),
@@ -312,7 +346,9 @@ def images_config(root, **options):
     batch_size=8,
     **options,
   )
-  return config(model='cifar10-quick', data=data, epochs=2)
+  return config(
+    model='cifar10-quick', data=data, epochs=2, evaluate_every=evaluate_every
+  )
 
 
 def test_pictures_that_cannot_be_decoded_are_named_or_counted(tmp_path):
@@ -326,31 +362,42 @@ def test_pictures_that_cannot_be_decoded_are_named_or_counted(tmp_path):
   assert 'could not be decoded and did not count: 6,' in text
 
 
-def test_other_images_in_the_same_folder_are_noticed(tmp_path):
-  make_images(tmp_path / 'images', num_broken=0)
-  loop.train(images_config(tmp_path / 'images'), tmp_path / 'run')
-  first = tmp_path / 'images' / 'train' / 'dark' / '0.png'
-  shutil.copy(first, first.with_name('new.png'))
-  with pytest.raises(InputError, match='train_examples was 48, is now 49'):
-    loop.train(
-      images_config(tmp_path / 'images'), tmp_path / 'run', resume=True
-    )
+@pytest.fixture(scope='module')
+def finished_with_images(tmp_path_factory):
+  root = tmp_path_factory.mktemp('images')
+  make_images(root / 'images', num_broken=0)
+  # At the end alone: each evaluation starts worker processes, where it has any.
+  run_config = images_config(root / 'images', augment=True, evaluate_every=1000)
+  return finish(run_config, root / 'run')
 
 
-def test_worker_processes_change_nothing(tmp_path):
-  make_images(tmp_path / 'images', num_broken=0)
-  runs = [
-    loop.train(
-      images_config(tmp_path / 'images', augment=True, num_workers=workers),
-      tmp_path / f'run{workers}',
-    )
-    for workers in (0, 2)
-  ]
-  chex.assert_trees_all_equal(*(to_flat(run.state) for run in runs))
+def test_other_images_in_the_same_folder_are_noticed(
+  finished_with_images, tmp_path
+):
+  run_config = finished_with_images.config
+  out = finished_with_images.copy(tmp_path / 'run')
+  first = pathlib.Path(run_config.data.data_dir) / 'train' / 'dark' / '0.png'
+  new = first.with_name('new.png')
+  try:
+    shutil.copy(first, new)
+    with pytest.raises(InputError, match='train_examples was 48, is now 49'):
+      loop.train(run_config, out, resume=True)
+  finally:
+    new.unlink()
 
 
-def test_the_chart_is_drawn_of_a_run_and_of_a_part_of_it(tmp_path):
-  loop.train(config(), tmp_path / 'run')
+@pytest.mark.processes
+def test_worker_processes_change_nothing(finished_with_images, tmp_path):
+  run_config = finished_with_images.config
+  data = dataclasses.replace(run_config.data, num_workers=2)
+  result = loop.train(dataclasses.replace(run_config, data=data), tmp_path)
+  chex.assert_trees_all_equal(
+    to_flat(finished_with_images.result.state), to_flat(result.state)
+  )
+
+
+def test_the_chart_is_drawn_of_a_run_and_of_a_part_of_it(finished, tmp_path):
+  finished.copy(tmp_path / 'run')
   whole = command.draw_chart(tmp_path / 'run')
   assert whole == tmp_path / 'run' / 'control_chart.png'
   with Image.open(whole) as picture:
@@ -369,19 +416,18 @@ def test_the_chart_is_drawn_of_a_run_and_of_a_part_of_it(tmp_path):
   ],
 )
 def test_a_chart_that_cannot_be_drawn_is_explained(
-  tmp_path, arguments, message
+  finished, arguments, message
 ):
-  loop.train(config(), tmp_path)
   with pytest.raises(InputError, match=message):
-    command.draw_chart(tmp_path, **arguments)
+    command.draw_chart(finished.out, **arguments)
 
 
-def test_the_cycle_is_drawn_where_there_is_one(tmp_path):
-  loop.train(config(), tmp_path / 'run')
+def test_the_cycle_is_drawn_where_there_is_one(finished, tmp_path):
+  finished.copy(tmp_path / 'run')
   with Image.open(command.draw_cycle(tmp_path / 'run')) as picture:
     assert picture.size == (800, 450)
   shuffled = config(data=DataConfig(sampling='reshuffle'), epochs=1)
-  loop.train(shuffled, tmp_path / 'shuffled')
+  folder.save_config(shuffled, finished.copy(tmp_path / 'shuffled'))
   with pytest.raises(InputError, match='has no cycle'):
     command.draw_cycle(tmp_path / 'shuffled')
 
@@ -418,9 +464,8 @@ def test_a_chart_needs_a_run_with_a_chart(tmp_path):
 
 
 def test_the_configuration_is_in_the_folder_with_what_it_was_made_with(
-  tmp_path,
+  finished,
 ):
-  loop.train(config(epochs=1), tmp_path)
-  saved = json.loads((tmp_path / folder.CONFIG).read_text())
+  saved = json.loads((finished.out / folder.CONFIG).read_text())
   assert saved['config']['model'] == 'mlp'
   assert {'hardware', 'versions'} < saved.keys()

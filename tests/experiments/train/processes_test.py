@@ -1,8 +1,10 @@
 """Runs of several processes here: alike, stopped, killed, refused."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -31,6 +33,8 @@ from isgd_jax.experiments.train.connection import losses_named
 from isgd_jax.experiments.train.devices import DevicesConfig
 from isgd_jax.experiments.train.processes import Processes
 
+pytestmark = pytest.mark.newest_version
+
 ENVIRONMENT = {
   **os.environ,
   'PYTHONPATH': str(pathlib.Path(isgd_jax.__file__).parents[1]),
@@ -55,10 +59,12 @@ CONFIG = TrainConfig(
   optimizer=OptimizerConfig(learning_rate=0.1),
   isgd=IsgdConfig(window_size=8, sigma_multiplier=0.5, flagged_losses='keep'),
   steps=30,
+  evaluate_every=30,
 )
 OPTIONS = (
   *('--batch-size', '16', '--learning-rate', '0.1', '--window-size', '8'),
   *('--sigma-multiplier', '0.5', '--flagged-losses', 'keep'),
+  *('--evaluate-every', '30'),
 )
 ENDLESS = (*OPTIONS, '--steps', '1000000', '--checkpoint-every', '50')
 
@@ -121,9 +127,22 @@ def steps_of(out):
   return list(read_records(out / logs.METRICS))
 
 
-def assert_same_steps(one, other, num_steps):
-  left, right = steps_of(one), steps_of(other)
-  assert len(left) == len(right) == num_steps
+@pytest.fixture(scope='module')
+def one(tmp_path_factory):
+  """The run as one process makes it, and where that was after ten steps."""
+  out = tmp_path_factory.mktemp('one')
+  # Before the fixture of a test sets it for that test.
+  with jax.numpy_dtype_promotion('standard'):
+    loop.train(dataclasses.replace(CONFIG, steps=10), out / 'whole')
+    shutil.copytree(out / 'whole', out / 'begun')
+    loop.train(CONFIG, out / 'whole', resume=True)
+  return out
+
+
+def assert_same_steps(one, other):
+  """As far as `one` has come."""
+  left, right = steps_of(one), steps_of(other)[: CONFIG.steps]
+  assert len(left) == len(right) == CONFIG.steps
   assert any(record['is_undertrained'] for record in left)
   for a, b in zip(left, right, strict=True):
     for name in ('step', 'batch', 'is_undertrained', 'num_chase_steps'):
@@ -132,12 +151,15 @@ def assert_same_steps(one, other, num_steps):
       # A limit is null while the chart has none.
       assert a[name] == b[name] or a[name] == pytest.approx(b[name], rel=1e-3)
   for name in ('loss', 'accuracy'):
-    a, b = (list(read_records(x / logs.EVALUATIONS)) for x in (one, other))
-    assert a[-1][name] == pytest.approx(b[-1][name], rel=1e-3)
+    a, b = (
+      {r['step']: r[name] for r in read_records(x / logs.EVALUATIONS)}
+      for x in (one, other)
+    )
+    assert a[CONFIG.steps] == pytest.approx(b[CONFIG.steps], rel=1e-3)
 
 
-def test_two_processes_train_as_one_and_another_number_goes_on(tmp_path):
-  loop.train(CONFIG, tmp_path / 'one')
+@pytest.mark.processes
+def test_two_processes_train_as_one_and_another_number_goes_on(one, tmp_path):
   with Started(tmp_path / 'two', *OPTIONS, '--steps', '24') as run:
     codes, printed, _ = run.finish()
   assert codes == [0, 0]
@@ -148,7 +170,8 @@ def test_two_processes_train_as_one_and_another_number_goes_on(tmp_path):
   said = []
   loop.train(CONFIG, tmp_path / 'two', resume=True, say=said.append)
   assert 'num_devices 2 -> 1, num_processes 2 -> 1' in '\n'.join(said)
-  assert_same_steps(tmp_path / 'one', tmp_path / 'two', 30)
+  assert len(steps_of(tmp_path / 'two')) == CONFIG.steps
+  assert_same_steps(one / 'whole', tmp_path / 'two')
 
 
 # The folder shows its checkpoints late here, as a network file system may.
@@ -163,17 +186,23 @@ CheckpointManager._load_checkpoint_infos = late
 """
 
 
-def test_one_process_goes_on_as_two(tmp_path):
-  loop.train(CONFIG, tmp_path / 'one')
-  out = tmp_path / 'two'
-  loop.train(TrainConfig(**{**vars(CONFIG), 'steps': 10}), out)
-  options = ('--resume', '--steps', '30')
-  with Started(out, *options, codes={1: LATE}) as run:
+@pytest.mark.processes
+def test_one_process_goes_on_as_two_and_a_signal_to_one_stops_both(
+  one, tmp_path
+):
+  out = shutil.copytree(one / 'begun', tmp_path / 'two')
+  with Started(out, '--resume', *ENDLESS, codes={1: LATE}) as run:
+    run.wait_for_steps(60)
+    run.processes[1].send_signal(signal.SIGTERM)
     codes, printed, err = run.finish()
-  assert codes == [0, 0], err
+  assert codes == [75, 75], err
+  step = len(steps_of(out))
+  assert (out / folder.CHECKPOINTS / str(step)).is_dir()
+  for text in err:
+    assert f'SIGTERM: saved after step {step}; carry on with' in text
   assert 'carrying on after step 10' in printed[0]
   assert 'num_processes 1 -> 2' in printed[0]
-  assert_same_steps(tmp_path / 'one', out, 30)
+  assert_same_steps(one / 'whole', out)
   saved = folder.made_with(out)['hardware']
   assert (saved['num_devices'], saved['num_processes']) == (1, 1)
 
@@ -192,9 +221,11 @@ ocp.Checkpointer.restore = fail
 """
 
 
-def test_a_checkpoint_that_one_process_cannot_read_is_said_by_all(tmp_path):
-  out = tmp_path / 'run'
-  loop.train(TrainConfig(**{**vars(CONFIG), 'steps': 10}), out)
+@pytest.mark.processes
+def test_a_checkpoint_that_one_process_cannot_read_is_said_by_all(
+  one, tmp_path
+):
+  out = shutil.copytree(one / 'begun', tmp_path / 'run')
   options = ('--resume', '--steps', '30')
   with Started(out, *options, codes={1: UNREADABLE}) as run:
     codes, _, err = run.finish()
@@ -264,6 +295,7 @@ print(json.dumps([*result[1:]]))
 """
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_processes_have_one_result(tmp_path):
@@ -277,18 +309,7 @@ def test_four_processes_have_one_result(tmp_path):
   assert results[0][0] == results[0][-1]['num_steps'] == 50
 
 
-def test_a_signal_to_one_process_stops_all_at_one_step(tmp_path):
-  with Started(tmp_path / 'run', *ENDLESS) as run:
-    run.wait_for_steps(60)
-    run.processes[1].send_signal(signal.SIGTERM)
-    codes, _, err = run.finish()
-  assert codes == [75, 75], err
-  step = len(steps_of(tmp_path / 'run'))
-  assert (tmp_path / 'run' / folder.CHECKPOINTS / str(step)).is_dir()
-  for text in err:
-    assert f'SIGTERM: saved after step {step}; carry on with' in text
-
-
+@pytest.mark.processes
 @pytest.mark.parametrize('victim', [0, 1])
 def test_the_others_notice_a_process_that_is_killed(tmp_path, victim):
   out = tmp_path / 'run'
@@ -305,7 +326,7 @@ def test_the_others_notice_a_process_that_is_killed(tmp_path, victim):
     int(path.name) for path in (out / folder.CHECKPOINTS).glob('[0-9]*')
   )
   assert done >= 50
-  config = TrainConfig(**{**vars(CONFIG), 'steps': done + 5})
+  config = dataclasses.replace(CONFIG, steps=done + 5)
   assert loop.train(config, out, resume=True).num_steps == done + 5
 
 
@@ -317,6 +338,7 @@ os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=2'
 """
 
 
+@pytest.mark.processes
 def test_processes_started_for_other_runs_say_what_differs(tmp_path):
   own = (
     ['--batch-size', '64', '--num-devices', '1'],
@@ -333,6 +355,7 @@ def test_processes_started_for_other_runs_say_what_differs(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.processes
 def test_a_refusal_in_one_process_is_one_in_all(tmp_path):
   out = tmp_path / 'run'
   with folder.locked(out), Started(out, '--steps', '5') as run:
@@ -342,6 +365,7 @@ def test_a_refusal_in_one_process_is_one_in_all(tmp_path):
     assert f"another process is writing to '{out}'" in text
 
 
+@pytest.mark.processes
 def test_a_process_that_does_not_come_is_missed(tmp_path):
   own = [['--num-processes', '2', '--connect-timeout', '2']]
   with Started(tmp_path / 'run', own=own) as run:
@@ -352,6 +376,7 @@ def test_a_process_that_does_not_come_is_missed(tmp_path):
   assert 'each --process-id from 0 to 1 is started once' in last
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 @pytest.mark.parametrize(
   'own', [((), ['--out', 'elsewhere']), (['--model', 'lenett'], ())]
@@ -368,6 +393,7 @@ def test_other_refusals_reach_all_processes(tmp_path, monkeypatch, own):
     assert word in text
 
 
+@pytest.mark.processes
 @pytest.mark.slow
 def test_a_full_disk_in_the_first_process_ends_both(tmp_path):
   pytest.importorskip('resource')

@@ -17,6 +17,8 @@ from isgd_jax.experiments.train.config import IsgdConfig
 from isgd_jax.experiments.train.config import OptimizerConfig
 from isgd_jax.experiments.train.config import TrainConfig
 
+pytestmark = [pytest.mark.one_version, pytest.mark.whole_runs]
+
 SHAPE = (8, 8, 1)
 DATASET = types.SimpleNamespace(pixel_mean=(0.5,), pixel_std=(0.25,))
 
