@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,17 @@ class ISGDInfo(NamedTuple):
       one a training step, and every one inside a chase.
     num_well_trained: well-trained batches since init, int32.
     num_skipped: batches dropped since init, int32.
+    trust: what chases gained on the batches after them, over the least at which
+      they are trusted: from 1 on the chased parameters lead, below it a chase
+      is tried in the shadow. Floating; 0 without a record.
+    mean_chase_gain: what a judged chase took off a batch after it, in sigmas of
+      the chart, the mean; floating.
+    is_on_probation: whether the next batch will judge a chase, boolean.
+    is_chase_undone: whether this batch undid the chase before it, boolean.
+    num_chases_judged: chases judged on probation since init, int32.
+    num_chases_paid: of these, the ones that lowered the losses after them,
+      int32.
+    num_chases_undone: chases undone on probation since init, int32.
   """
 
   loss: jax.Array
@@ -70,6 +81,13 @@ class ISGDInfo(NamedTuple):
   num_gradient_evaluations: jax.Array
   num_well_trained: jax.Array
   num_skipped: jax.Array
+  trust: jax.Array
+  mean_chase_gain: jax.Array
+  is_on_probation: jax.Array
+  is_chase_undone: jax.Array
+  num_chases_judged: jax.Array
+  num_chases_paid: jax.Array
+  num_chases_undone: jax.Array
 
 
 class PackedInfo(NamedTuple):
@@ -80,8 +98,8 @@ class PackedInfo(NamedTuple):
   the smallest steps.
 
   Attributes:
-    floats: the floating fields, float[7].
-    integers: the integer and boolean fields, int32[14].
+    floats: the floating fields, float[9].
+    integers: the integer and boolean fields, int32[19].
   """
 
   floats: jax.Array
@@ -90,11 +108,11 @@ class PackedInfo(NamedTuple):
 
 _FLOATS = (
   *('loss', 'mean', 'sigma', 'control_limit', 'final_loss'),
-  *('lower_limit', 'statistic'),
+  *('lower_limit', 'statistic', 'trust', 'mean_chase_gain'),
 )
 _BOOLEANS = (
   *('is_undertrained', 'is_chase_reverted', 'is_chase_refused'),
-  *('is_well_trained', 'is_skipped'),
+  *('is_well_trained', 'is_skipped', 'is_on_probation', 'is_chase_undone'),
 )
 _INTEGERS = tuple(name for name in ISGDInfo._fields if name not in _FLOATS)
 # What adds up from step to step.
@@ -146,12 +164,14 @@ class Outcome(NamedTuple):
   is_chased: jax.Array
   is_reverted: jax.Array
   is_refused: jax.Array
+  is_undone: jax.Array
+  trust: Any = None
 
 
 def no_chase(loss: jax.Array) -> Outcome:
   """Outcome of a step without a chase."""
   zero, is_false = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-  return Outcome(loss, zero, zero, is_false, is_false, is_false)
+  return Outcome(loss, zero, zero, is_false, is_false, is_false, is_false)
 
 
 def get_info(opt_state: optax.OptState) -> ISGDInfo:
@@ -238,8 +258,24 @@ def next_info(
       num_gradient_evaluations=1 + outcome.num_evaluations,
       num_well_trained=reading.is_below,
       num_skipped=is_skipped,
+      is_chase_undone=outcome.is_undone,
+      **_record_of(outcome, loss.dtype),
     )
   )
   before = jnp.where(np.isin(_INTEGERS, _COUNTERS), packed.integers, 0)
   room = jnp.iinfo(jnp.int32).max - before
   return step._replace(integers=before + jnp.minimum(step.integers, room))
+
+
+def _record_of(outcome: Outcome, dtype: jax.typing.DTypeLike) -> dict[str, Any]:
+  """The fields of an info that say how chases have done so far."""
+  trust = outcome.trust
+  zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+  return {
+    'trust': zero if trust is None else trust.trust,
+    'mean_chase_gain': zero if trust is None else trust.mean_gain,
+    'is_on_probation': none if trust is None else trust.is_on_probation,
+    'num_chases_judged': none if trust is None else trust.num_judged,
+    'num_chases_paid': none if trust is None else trust.num_paid,
+    'num_chases_undone': none if trust is None else trust.num_undone,
+  }

@@ -33,6 +33,7 @@ class ChaseResult(NamedTuple):
     num_steps: steps taken, int32 scalar.
     num_evaluations: values-and-gradients computed, int32 scalar.
     is_reverted: whether the guard undid the chase, boolean scalar.
+    grad: with a probe, the gradient to go on from. None without one.
   """
 
   left: optax.Params | optax.Updates
@@ -40,6 +41,23 @@ class ChaseResult(NamedTuple):
   num_steps: jax.Array
   num_evaluations: jax.Array
   is_reverted: jax.Array
+  grad: optax.Updates | None = None
+
+
+class Probe(NamedTuple):
+  """An evaluation of other parameters in place of a chase.
+
+  Attributes:
+    is_due: whether to evaluate them and leave it at that, boolean scalar.
+    rival: the other parameters, which are left as they are.
+    grad: the gradient to go on from unless theirs is chosen.
+    is_chosen: `is_chosen(loss)`, whether their gradient is to be gone on from.
+  """
+
+  is_due: jax.Array
+  rival: optax.Params
+  grad: optax.Updates
+  is_chosen: Callable[[jax.Array], jax.Array]
 
 
 class _Carry(NamedTuple):
@@ -71,6 +89,7 @@ def chase(
   start_grad: optax.Updates | None = None,
   recover_grad: bool = False,
   is_refused: jax.Array | None = None,
+  probe: Probe | None = None,
 ) -> ChaseResult:
   """Steps the solver until the loss is at its target, or `max_steps` are taken.
 
@@ -103,6 +122,8 @@ def chase(
       chased, and after a revert the gradient.
     is_refused: whether not to begin, boolean scalar: nothing is evaluated, and
       what is left is that of a reverted chase. Needs `guard`.
+    probe: other parameters to evaluate in place of the chase, where that is
+      due. They share the loop, so that a program has one evaluation for both.
 
   Returns:
     A :class:`ChaseResult`.
@@ -193,6 +214,18 @@ def chase(
     params = optax.tree.cast_like(before.left, subproblem.anchor)
     loss, grad = value_and_grad_fn(params)
     verdict = judge(before, loss, params)
+    next_grad = before.grad
+    if probe is not None:
+      verdict = _Verdict(
+        is_to_step=verdict.is_to_step & ~probe.is_due,
+        is_reverted=verdict.is_reverted & ~probe.is_due,
+        is_over=verdict.is_over | probe.is_due,
+      )
+      next_grad = optax.tree.where(
+        probe.is_due & probe.is_chosen(loss),
+        optax.tree.cast_like(grad, before.grad),
+        before.grad,
+      )
     stepped, solver_state = take_step(
       params, loss, grad, carry.solver_state, movable_at(params)
     )
@@ -202,6 +235,7 @@ def chase(
       num_steps=before.num_steps + verdict.is_to_step.astype(jnp.int32),
       num_evaluations=before.num_evaluations + 1,
       is_reverted=verdict.is_reverted,
+      grad=next_grad,
     )
     return _Carry(result, solver_state, verdict.is_over)
 
@@ -217,6 +251,10 @@ def chase(
       lambda p, g: trees.promote(p, g)[0], params, start_grad
     )
   is_refused = jnp.zeros((), bool) if is_refused is None else is_refused
+  if probe is not None:
+    is_refused &= ~probe.is_due
+    params = optax.tree.where(probe.is_due, probe.rival, params)
+    num_steps = jnp.where(probe.is_due, 0, num_steps)
   result = ChaseResult(
     left=optax.tree.where(
       is_refused,
@@ -227,6 +265,7 @@ def chase(
     num_steps=jnp.where(is_refused, 0, num_steps),
     num_evaluations=jnp.zeros((), jnp.int32),
     is_reverted=is_refused,
+    grad=None if probe is None else probe.grad,
   )
   carry = control_flow.while_loop(
     lambda carry: ~carry.is_over,

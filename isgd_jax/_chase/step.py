@@ -41,6 +41,7 @@ class Settings(NamedTuple):
   # loss and the extra evaluations on a stationary one fell by a third.
   tolerance: float = 0.01
   guard: bool = True
+  probation: bool = False
 
 
 class Batch(NamedTuple):
@@ -51,7 +52,9 @@ class Batch(NamedTuple):
   value_and_grad_fn: Callable[[optax.Params], tuple[jax.Array, optax.Updates]]
   is_undertrained: jax.Array
   target: jax.Array
+  sigma: jax.Array
   num_training_steps: jax.Array
+  num_extra_evaluations: jax.Array
 
 
 # Optax's `update`, with the extra arguments bound: (updates, state, params).
@@ -81,9 +84,9 @@ def chase_or_update(
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
     slot, _ = carry
     grad = optax.tree.cast_like(slot, updates)
-    result = _chase_from(
+    result = chase_from(
       settings,
-      _Base(base_update, base_state, params, updates),
+      Base(base_update, base_state, params, updates),
       batch,
       grad,
       base_update(grad, base_state, params)[0],
@@ -103,26 +106,44 @@ def chase_or_update(
       params,
       slot,
     )
-    return left, _outcome_of(result, batch.loss)
+    return left, outcome_of(result, batch.loss)
 
   # Wide enough for both a gradient and an update; a no-op where they agree.
   slot = jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params)
   slot, outcome = control_flow.run_once_if(
-    _is_chase_due(settings, batch), run, (slot, _info.no_chase(batch.loss))
+    is_chase_due(settings, batch), run, (slot, _info.no_chase(batch.loss))
   )
   is_kept = outcome.is_chased & ~outcome.is_reverted
+  return *base_update_unless(
+    is_kept, base_update, updates, slot, base_state, params
+  ), outcome
+
+
+def base_update_unless(
+  is_moved: jax.Array,
+  base_update: BaseUpdate,
+  updates: optax.Updates,
+  slot: optax.Updates,
+  base_state: optax.OptState,
+  params: optax.Params,
+) -> tuple[optax.Updates, optax.OptState]:
+  """The base update of the gradient in the slot, or the update that is there.
+
+  The base state is left as it was where the slot has an update, and the values
+  of the loss in it are then those of other parameters.
+  """
   base_updates, base_state = _frozen_update.update_unless(
-    is_kept,
+    is_moved,
     base_update,
     optax.tree.cast_like(slot, updates),
     base_state,
     params,
   )
-  base_state = stored_values.invalidate_if(is_kept, base_state)
+  base_state = stored_values.invalidate_if(is_moved, base_state)
   new_updates = jax.tree.map(
-    lambda s, u: jnp.where(is_kept, s.astype(u.dtype), u), slot, base_updates
+    lambda s, u: jnp.where(is_moved, s.astype(u.dtype), u), slot, base_updates
   )
-  return new_updates, base_state, outcome
+  return new_updates, base_state
 
 
 def update_then_chase(
@@ -141,7 +162,7 @@ def update_then_chase(
   lives through it beside the update: two more copies of the parameters.
   """
   grad = updates if batch.grad is None else batch.grad
-  base = _Base(base_update, base_state, params, updates)
+  base = Base(base_update, base_state, params, updates)
   base_updates, base_state = base_update(updates, base_state, params)
   base = base._replace(state=base_state)
 
@@ -152,7 +173,7 @@ def update_then_chase(
       start, start_grad = optax.apply_updates(params, base_updates), None
     else:
       start, start_grad = params, grad
-    result = _chase_from(
+    result = chase_from(
       settings,
       base,
       batch,
@@ -171,10 +192,10 @@ def update_then_chase(
       result.left,
       params,
     )
-    return left, _outcome_of(result, batch.loss)
+    return left, outcome_of(result, batch.loss)
 
   base_updates, outcome = control_flow.run_once_if(
-    _is_chase_due(settings, batch),
+    is_chase_due(settings, batch),
     run,
     (base_updates, _info.no_chase(batch.loss)),
   )
@@ -185,7 +206,7 @@ def update_then_chase(
   return base_updates, base_state, outcome
 
 
-class _Base(NamedTuple):
+class Base(NamedTuple):
   """The base optimizer at this step, to be asked and not to be advanced."""
 
   update: BaseUpdate
@@ -228,9 +249,9 @@ class _Base(NamedTuple):
     return trees.sum_of(jax.tree.leaves(slope), dtype) < 0
 
 
-def _chase_from(
+def chase_from(
   settings: Settings,
-  base: _Base,
+  base: Base,
   batch: Batch,
   updates: optax.Updates,
   base_updates: optax.Updates,
@@ -238,6 +259,7 @@ def _chase_from(
   start: optax.Params,
   start_grad: optax.Updates | None,
   recover_grad: bool = False,
+  probe: loop.Probe | None = None,
 ) -> loop.ChaseResult:
   """Chases the batch; nothing moves that the base update leaves alone."""
   dtype = batch.loss.dtype
@@ -266,6 +288,7 @@ def _chase_from(
     guard=settings.guard,
     start_grad=start_grad,
     recover_grad=recover_grad,
+    probe=probe,
     is_refused=answer.is_uphill if settings.guard else None,
   )
 
@@ -284,7 +307,7 @@ class _Answer(NamedTuple):
 
 def _ask_base(
   settings: Settings,
-  base: _Base,
+  base: Base,
   batch: Batch,
   updates: optax.Updates,
   base_updates: optax.Updates,
@@ -311,7 +334,7 @@ def _ask_base(
   )
 
 
-def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
+def is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
   """Whether the batch is under-trained and there is a target to chase it to."""
   is_allowed = jnp.asarray(settings.max_chase_steps) > 0
   # The average or sum of losses before it can flag a batch that is at its mean.
@@ -319,7 +342,7 @@ def _is_chase_due(settings: Settings, batch: Batch) -> jax.Array:
   return batch.is_undertrained & is_to_do & is_allowed
 
 
-def _outcome_of(result: loop.ChaseResult, loss: jax.Array) -> _info.Outcome:
+def outcome_of(result: loop.ChaseResult, loss: jax.Array) -> _info.Outcome:
   """Outcome of a chase of a batch found at `loss`."""
   is_refused = result.is_reverted & (result.num_evaluations == 0)
   return _info.Outcome(
@@ -329,4 +352,5 @@ def _outcome_of(result: loop.ChaseResult, loss: jax.Array) -> _info.Outcome:
     is_chased=~is_refused,
     is_reverted=result.is_reverted & ~is_refused,
     is_refused=is_refused,
+    is_undone=jnp.zeros((), bool),
   )
