@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
 from isgd_jax.experiments.optimizers.base_optimizers import learning_rate_grid
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs import methods
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE

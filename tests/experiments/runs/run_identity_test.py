@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs.methods import METHODS
 from isgd_jax.experiments.runs.records import read_runs
 from isgd_jax.experiments.runs.runner import Entry

@@ -9,8 +9,8 @@ import pytest
 
 from isgd_jax.experiments import files
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
 from isgd_jax.experiments.optimizers.base_optimizers import learning_rate_grid
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs import outcomes
 from isgd_jax.experiments.runs import runner
 from isgd_jax.experiments.runs import tasks
