@@ -271,8 +271,8 @@ def _rules(
   compile_seconds = sum(r['summary']['compile_seconds'] for r in records)
   lines = [
     'Better and worse: the 95 % bootstrap interval of the difference, paired '
-    'by seed, leaves zero out; no different: it does not. Points are the medians '
-    'of these differences. '
+    'by seed, leaves zero out; no different: it does not. Points are the '
+    'medians of these differences. '
     + luck(min((len(row.accuracy) for row in rows), default=0)),
     f'ISGD: isgd_jax.shewhart({settings}), all else as the library has it.',
     f'Rates tuned on seeds {seeds("tuning")}; reported on seeds '
