@@ -19,6 +19,7 @@ from isgd_jax.experiments.demo import summary as summary_lib
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.runs import step_records
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
 from isgd_jax.experiments.runs.records import Store
@@ -181,7 +182,7 @@ def run_demo(
   def keep_steps(record: Mapping[str, Any], result: TrainResult) -> None:
     first = plans[0].reporting_seeds[0]
     if record['task'] == _DRAWN_TASK and record['seed'] == first:
-      steps.extend(files.step_records(record['id'], result.metrics))
+      steps.extend(step_records.step_records(record['id'], result.metrics))
 
   bar = tqdm.tqdm(
     total=num_runs,
@@ -288,7 +289,7 @@ def _rules(
 
 def _draw(folder: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
   """The figures of the runs whose steps were kept."""
-  steps = files.read_steps(folder / 'steps.jsonl')
+  steps = step_records.read_steps(folder / 'steps.jsonl')
   drawn = [record for record in records if record['id'] in steps]
   chart = next(record for record in drawn if record['method'] == 'isgd')
   task = Task(**chart['task_config'])

@@ -8,6 +8,7 @@ import jax
 
 from isgd_jax import batch_size
 from isgd_jax.experiments import files
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.plan_batch_size import figures
 from isgd_jax.experiments.plan_batch_size import measure
@@ -74,7 +75,7 @@ def run(
       **as_record(config, times, pilot, plan, rows),
       'num_parameters': bench.num_parameters,
       'num_examples': len(bench.dataset.train),
-      **files.environment(),
+      **environment(),
     }
     title = f'{config.model} on {config.dataset}, {config.base}'
     is_written = True

@@ -246,9 +246,9 @@ def _ablation(finding: Finding) -> list[str]:
     *parts,
     'Relative to the base optimizer alone, seed by seed; medians over '
     f'{num_seeds} seeds, each variant tuned over {num_rates} rates. '
-    '`isgd_jax.default_chart` is `shewhart, k = 4`. Where nothing else is said, '
-    'the reference chart of ewma and cusum has limits of 3 sigma; `isgd-jax '
-    'train` gives it 4.',
+    '`isgd_jax.default_chart` is `shewhart, k = 4`. Where nothing else is '
+    'said, the reference chart of ewma and cusum has limits of 3 sigma; '
+    '`isgd-jax train` gives it 4.',
     tables.ablation_tables(rows, variants),
   ]
 
