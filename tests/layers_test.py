@@ -134,3 +134,23 @@ def test_an_import_upwards_would_be_seen(monkeypatch, tmp_path):
     test_a_module_imports_only_what_lies_below('isgd_jax._charts.shewhart')
   with pytest.raises(AssertionError, match='shewhart > '):
     test_no_module_imports_itself_by_way_of_others()
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    *('METHODS', 'Plan', 'describe', 'TrainConfig', 'TrainResult'),
+    *('load_dataset', 'prefetch'),
+  ],
+)
+def test_a_name_means_one_thing(name):
+  def defines(path):
+    return any(
+      getattr(node, 'name', None) == name
+      or any(
+        getattr(t, 'id', None) == name for t in getattr(node, 'targets', ())
+      )
+      for node in ast.parse(path.read_text()).body
+    )
+
+  assert sum(defines(path) for path in MODULES.values()) == 1

@@ -24,10 +24,10 @@ from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.records import read_runs
-from isgd_jax.experiments.runs.runner import Plan
+from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
 from isgd_jax.experiments.runs.tasks import Task
-from isgd_jax.experiments.runs.training import TrainResult
+from isgd_jax.experiments.runs.training import RunResult
 from isgd_jax.experiments.statistics import luck
 
 try:
@@ -71,7 +71,7 @@ class DemoConfig:
   model: str = 'mlp'
   base_optimizers: tuple[str, ...] = ('momentum', 'adam')
 
-  def plans(self) -> tuple[Plan, ...]:
+  def plans(self) -> tuple[ComparisonPlan, ...]:
     """Checks everything that a user can get wrong, before any compute.
 
     Returns:
@@ -103,7 +103,7 @@ class DemoConfig:
       (3, 1, 2) if self.quick else (6, 2, 5)
     )
     return tuple(
-      Plan(
+      ComparisonPlan(
         task,
         self.base_optimizers,
         _METHODS,
@@ -179,7 +179,7 @@ def run_demo(
   num_runs = sum(plan.num_runs for plan in plans)
   steps: list[dict[str, Any]] = []
 
-  def keep_steps(record: Mapping[str, Any], result: TrainResult) -> None:
+  def keep_steps(record: Mapping[str, Any], result: RunResult) -> None:
     first = plans[0].reporting_seeds[0]
     if record['task'] == _DRAWN_TASK and record['seed'] == first:
       steps.extend(step_records.step_records(record['id'], result.metrics))
@@ -244,7 +244,7 @@ def summarise(records: Sequence[Mapping[str, Any]]) -> str:
   rows = summary_lib.collect_rows(records)
   sentences = [
     textwrap.fill(sentence, _WIDTH)
-    for sentence in summary_lib.describe(rows).splitlines()
+    for sentence in summary_lib.describe_rows(rows).splitlines()
   ]
   return '\n\n'.join(
     [

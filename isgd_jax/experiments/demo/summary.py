@@ -167,7 +167,7 @@ def format_table(rows: Sequence[Row]) -> str:
   return '\n'.join(lines)
 
 
-def describe(rows: Sequence[Row]) -> str:
+def describe_rows(rows: Sequence[Row]) -> str:
   """Says what the numbers show: one sentence a task.
 
   Args:
@@ -180,7 +180,7 @@ def describe(rows: Sequence[Row]) -> str:
     >>> def row(method, *accuracy):
     ...   return Row('Stream', '', 'adam', method, dict(enumerate(accuracy)),
     ...     {0: 1.0}, 100.0, 100.0, 0.0, 0.0, 1.0, 0.1, False)
-    >>> print(describe([row('base', 70.0, 71.0, 72.0),
+    >>> print(describe_rows([row('base', 70.0, 71.0, 72.0),
     ...   row('isgd', 69.0, 71.0, 75.0)]))
     Stream: over adam, the accuracy of ISGD is no different from adam alone \
 (+0.0 points for 1.00x the gradient evaluations and 1.00x the time).

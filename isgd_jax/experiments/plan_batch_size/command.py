@@ -20,7 +20,7 @@ from isgd_jax.experiments.plan_batch_size.config import check_data
 from isgd_jax.experiments.plan_batch_size.plan import as_record
 from isgd_jax.experiments.plan_batch_size.plan import make_plan
 from isgd_jax.experiments.plan_batch_size.report import report
-from isgd_jax.experiments.train.inputs import load_dataset
+from isgd_jax.experiments.train.inputs import load_run_dataset
 
 PLAN = 'plan.json'
 STEP_TIME = 'step_time.png'
@@ -103,7 +103,7 @@ def run(
 def _build(config: PlanConfig) -> Bench:
   """The data set and the programs, if all goes together."""
   try:
-    dataset = load_dataset(config.train_config())
+    dataset = load_run_dataset(config.train_config())
     check_data(config, len(dataset.train))
     return Bench(config, dataset)
   except InputError:

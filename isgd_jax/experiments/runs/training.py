@@ -16,11 +16,11 @@ from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.runs.steps import METHODS
+from isgd_jax.experiments.runs import step_report
+from isgd_jax.experiments.runs.steps import STEP_KINDS
 from isgd_jax.experiments.runs.steps import CompiledStep
 from isgd_jax.experiments.runs.steps import StepMetrics
 from isgd_jax.experiments.runs.steps import compile_step
-from isgd_jax.experiments.runs.steps import unpack
 from isgd_jax.experiments.streams import Stream
 
 try:
@@ -35,11 +35,11 @@ _ISGD = Algorithm('isgd')
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class RunConfig:
   """What a training run does, apart from its data.
 
   Attributes:
-    method: one of `methods.METHODS`.
+    method: one of `steps.STEP_KINDS`.
     base_optimizer: one of `base_optimizers.base_optimizer_names()`.
     learning_rate: at the start.
     seed: of the initial parameters and of the random trigger.
@@ -86,7 +86,7 @@ class Evaluation(NamedTuple):
   measures: Any
 
 
-class TrainResult(NamedTuple):
+class RunResult(NamedTuple):
   """What a run did and cost.
 
   Attributes:
@@ -150,7 +150,7 @@ def random_trigger(extra_steps: np.ndarray, seed: int) -> np.ndarray:
 
 
 def train(
-  config: TrainConfig,
+  config: RunConfig,
   model: Model,
   stream: Stream,
   *,
@@ -159,7 +159,7 @@ def train(
   evaluate: Callable[[Params], Any] | None = None,
   num_evaluations: int = 1,
   show_progress: bool | None = None,
-) -> TrainResult:
+) -> RunResult:
   """Trains a model on a stream.
 
   A run whose loss is not finite is finished and marked, not interrupted.
@@ -181,7 +181,7 @@ def train(
       terminal only.
 
   Returns:
-    A `TrainResult`.
+    A `RunResult`.
 
   Raises:
     ValueError: a name in `config` is unknown, the stream is empty, or
@@ -191,14 +191,14 @@ def train(
     >>> from isgd_jax.experiments import datasets, models, streams
     >>> data = datasets.load_dataset('digits')
     >>> result = train(
-    ...   TrainConfig(method='base', learning_rate=0.1),
+    ...   RunConfig(method='base', learning_rate=0.1),
     ...   models.build_model('mlp', (8, 8, 1), 10),
     ...   streams.shuffled_epochs(data.train.images, data.train.labels,
     ...     batch_size=32, num_epochs=2, rng=np.random.default_rng(0)))
     >>> bool(result.metrics.loss[-1] < result.metrics.loss[0])
     True
   """
-  check_name('method', config.method, METHODS)
+  check_name('method', config.method, STEP_KINDS)
   if stream.num_batches < 1:
     raise ValueError('the stream has no batch; lower its batch_size')
   num_calls = _num_calls(config, stream.num_batches, isgd_extra_steps)
@@ -257,7 +257,7 @@ def train(
     metrics = metrics._replace(
       num_extra_steps=num_calls - 1, num_gradient_evaluations=num_calls
     )
-  return TrainResult(
+  return RunResult(
     params=carry.params,
     metrics=metrics,
     run_seconds=run_seconds,
@@ -287,7 +287,7 @@ class _Log:
   """The metrics of the steps, fetched a block late, and a progress bar."""
 
   def __init__(
-    self, config: TrainConfig, num_steps: int, show_progress: bool | None
+    self, config: RunConfig, num_steps: int, show_progress: bool | None
   ):
     self.num_steps = 0
     self._in_flight: list[jax.Array] = []
@@ -331,7 +331,7 @@ class _Log:
     """Brings the block before the one just dispatched to the host."""
     if self._in_flight:
       block = np.stack(jax.device_get(self._in_flight))
-      metrics = unpack(block)
+      metrics = step_report.unpack(StepMetrics, block)
       self._blocks.append(block)
       self._num_evaluations += int(metrics.num_gradient_evaluations.sum())
       self._bar.update(len(block))
@@ -347,11 +347,11 @@ class _Log:
     """Of all steps, in order."""
     self.fetch_last_block()
     self.fetch_last_block()
-    return unpack(np.concatenate(self._blocks))
+    return step_report.unpack(StepMetrics, np.concatenate(self._blocks))
 
 
 def _compile(
-  model: Model, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray]
+  model: Model, config: RunConfig, batch: tuple[np.ndarray, np.ndarray]
 ) -> tuple[CompiledStep, float]:
   """The program, and the seconds that compiling it took just now, if it did."""
   misses = compile_step.cache_info().misses
@@ -366,7 +366,7 @@ def _compile(
 
 
 def _num_calls(
-  config: TrainConfig, num_batches: int, isgd_extra_steps: np.ndarray | None
+  config: RunConfig, num_batches: int, isgd_extra_steps: np.ndarray | None
 ) -> np.ndarray:
   """[num_steps] int: how often the program is called on each batch."""
   if config.method != 'random':

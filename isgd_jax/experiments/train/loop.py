@@ -24,7 +24,7 @@ from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.connection import connected
 from isgd_jax.experiments.train.connection import losses_named
 from isgd_jax.experiments.train.devices import DevicesConfig
-from isgd_jax.experiments.train.inputs import prefetch
+from isgd_jax.experiments.train.inputs import read_ahead
 from isgd_jax.experiments.train.inputs import test_batches
 from isgd_jax.experiments.train.plan import Plan
 from isgd_jax.experiments.train.plan import describe
@@ -179,7 +179,7 @@ def _train(
       checkpoints=checkpoints,
       log=log,
       batches=stack.enter_context(
-        prefetch(
+        read_ahead(
           plan.cycle,
           config,
           plan.dataset.train,

@@ -85,18 +85,18 @@ def rows(task='Stream', **accuracy_by_method):
   ],
 )
 def test_verdict_on_three_seeds(isgd, said):
-  sentence = summary_lib.describe(rows(base=(0.70, 0.71, 0.72), isgd=isgd))
+  sentence = summary_lib.describe_rows(rows(base=(0.70, 0.71, 0.72), isgd=isgd))
   assert said in sentence
   assert 'hint' not in sentence
 
 
 def test_a_diverged_baseline_is_beaten():
-  sentence = summary_lib.describe(rows(base=(None,) * 3, isgd=(0.1,) * 3))
+  sentence = summary_lib.describe_rows(rows(base=(None,) * 3, isgd=(0.1,) * 3))
   assert 'better than adam alone (a median run diverged' in sentence
 
 
 def test_two_seeds_are_called_a_hint():
-  sentence = summary_lib.describe(rows(base=(0.7, 0.71), isgd=(0.8, 0.81)))
+  sentence = summary_lib.describe_rows(rows(base=(0.7, 0.71), isgd=(0.8, 0.81)))
   assert '2 seeds only: a hint, not a measurement' in sentence
 
 
@@ -108,7 +108,7 @@ def test_one_sentence_a_task_with_every_baseline_and_both_costs():
     random=(0.8,) * 3,
     isgd=(0.8,) * 3,
   ) + rows('Epochs', base=(0.7,) * 3, isgd=(0.8,) * 3)
-  stream, epochs = summary_lib.describe(records).splitlines()
+  stream, epochs = summary_lib.describe_rows(records).splitlines()
   assert stream.startswith('Stream: ')
   assert epochs.startswith('Epochs: ')
   assert (
@@ -134,7 +134,7 @@ def test_the_demo_and_the_report_judge_the_same_runs_alike(pairs):
       run = record(method, accuracy, seed=seed, train_loss=0.5)
       run['task_config'] |= {'order': 'cycle', 'num_epochs': 3}
       runs[method][seed] = run
-  demo = summary_lib.describe(
+  demo = summary_lib.describe_rows(
     summary_lib.collect_rows(r for of in runs.values() for r in of.values())
   )
   rows = {

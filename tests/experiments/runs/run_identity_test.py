@@ -24,7 +24,7 @@ def test_every_committed_run_is_found_under_the_name_it_was_given(path):
   assert runs
   for run in runs:
     task, method = Task(**run['task_config']), METHODS[run['method']]
-    config = method.train_config(
+    config = method.run_config(
       task, run['base'], run['learning_rate'], run['seed']
     )
     identity = run_identity(

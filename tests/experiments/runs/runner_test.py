@@ -52,7 +52,7 @@ METHODS = tuple(
   dataclasses.replace(method, isgd=NARROW)
   for method in resolve_methods(('base', 'twice', 'isgd', 'random'))
 )
-PLAN = runner.Plan(
+PLAN = runner.ComparisonPlan(
   STREAM,
   ('momentum',),
   METHODS,
@@ -288,7 +288,7 @@ def test_a_record_holds_the_full_configuration(stream_records):
       'solver_options': tuple(map(tuple, fields['solver_options'])),
     }
     (method,) = (m for m in METHODS if m.name == record['method'])
-    config = method.train_config(STREAM, record['base'], 0.1, 0)
+    config = method.run_config(STREAM, record['base'], 0.1, 0)
     assert Algorithm(**fields) == config.algorithm
 
 

@@ -71,7 +71,7 @@ def config(method, base_optimizer='momentum', **kwargs):
     'seed': 5,
     'isgd': ISGD,
   }
-  return run_training.TrainConfig(method, base_optimizer, **defaults | kwargs)
+  return run_training.RunConfig(method, base_optimizer, **defaults | kwargs)
 
 
 def plain_loop(
