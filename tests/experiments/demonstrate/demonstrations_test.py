@@ -293,7 +293,7 @@ def test_a_run_that_diverged_is_drawn_and_described(folder, tmp_path):
   kinds = rows[RUNS.index(('momentum', 'base'))]['batch_kinds']
   for losses in (*kinds['single_class'], *kinds['iid']):
     losses[5:] = [None] * len(losses[5:])
-  demonstrations.results.write_records(tmp_path / FILE, rows)
+  demonstrations.files.write_records(tmp_path / FILE, rows)
   assert len(demonstrations.draw_demonstrations(tmp_path)) == 4
   text = demonstrations.describe_demonstrations(
     demonstrations.read_demonstrations(tmp_path)
