@@ -17,6 +17,8 @@ from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
 from isgd_jax.experiments.runs import step_report
+from isgd_jax.experiments.runs.late_blocks import BLOCK_SIZE
+from isgd_jax.experiments.runs.late_blocks import LateBlocks
 from isgd_jax.experiments.runs.steps import STEP_KINDS
 from isgd_jax.experiments.runs.steps import CompiledStep
 from isgd_jax.experiments.runs.steps import StepMetrics
@@ -28,9 +30,6 @@ try:
 except ImportError as error:
   raise missing_extra('tqdm') from error
 
-# Metrics are fetched this many steps at a time, and one block late: by then
-# the device has the steps of the next block to work on.
-_BLOCK_SIZE = 32
 _ISGD = Algorithm('isgd')
 
 
@@ -223,7 +222,7 @@ def train(
   clock = _Clock()
   with log:
     while True:
-      size = min(_BLOCK_SIZE, interval - log.num_steps % interval)
+      size = min(BLOCK_SIZE, interval - log.num_steps % interval)
       if budget is not None:
         size = min(size, log.num_affordable(budget, algorithm.max_evaluations))
       block = list(itertools.islice(items, size))
@@ -290,8 +289,7 @@ class _Log:
     self, config: RunConfig, num_steps: int, show_progress: bool | None
   ):
     self.num_steps = 0
-    self._in_flight: list[jax.Array] = []
-    self._dispatched: list[jax.Array] = []
+    self._late = LateBlocks()
     self._blocks: list[np.ndarray] = []
     self._num_evaluations = 0
     self._bar = tqdm.tqdm(
@@ -311,15 +309,15 @@ class _Log:
 
   def add(self, packed: jax.Array) -> None:
     """One step's metrics, which the device may still be at."""
-    self._dispatched.append(packed)
+    self._late.add(packed)
     self.num_steps += 1
 
   def num_affordable(self, budget: int, max_evaluations: int) -> int:
     """Steps that surely fit into the budget; one if anything is left of it."""
 
     def affordable() -> int:
-      num_unknown = len(self._in_flight) + len(self._dispatched)
-      most_spent = self._num_evaluations + num_unknown * max_evaluations
+      unknown = self._late.num_unknown * max_evaluations
+      most_spent = self._num_evaluations + unknown
       return (budget - most_spent) // max_evaluations
 
     if affordable() < 1:
@@ -329,8 +327,9 @@ class _Log:
 
   def fetch_last_block(self) -> None:
     """Brings the block before the one just dispatched to the host."""
-    if self._in_flight:
-      block = np.stack(jax.device_get(self._in_flight))
+    found = self._late.turn()
+    if found is not None:
+      block = found.packed
       metrics = step_report.unpack(StepMetrics, block)
       self._blocks.append(block)
       self._num_evaluations += int(metrics.num_gradient_evaluations.sum())
@@ -341,7 +340,6 @@ class _Log:
           accuracy=f'{metrics.accuracy.mean():.1%}',
           flagged=f'{metrics.is_undertrained.mean():.1%}',
         )
-    self._in_flight, self._dispatched = self._dispatched, []
 
   def metrics(self) -> StepMetrics:
     """Of all steps, in order."""
