@@ -39,6 +39,7 @@ from isgd_jax import batch_size as planner
 from isgd_jax.experiments import datasets
 from isgd_jax.experiments import files
 from isgd_jax.experiments import models
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.plan_batch_size import losses
 
 BATCH_SIZES = (16, 32, 64, 128, 256, 512)
@@ -298,7 +299,7 @@ def seconds_record(problem: Problem, num_repeats: int) -> dict[str, Any]:
 def stamp() -> dict[str, Any]:
   """When, and on what."""
   today = datetime.date.today().isoformat()
-  return {'date': today, **files.environment()}
+  return {'date': today, **environment()}
 
 
 def measure(workload: Workload, is_quick: bool) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 import tqdm
 
 from isgd_jax.experiments import files
+from isgd_jax.experiments.environment import environment
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 _MAX_ROUNDS = 3000
@@ -138,7 +139,7 @@ def append(part: str, rows: list[dict[str, Any]], **more: Any) -> None:
   """Adds a line with rows, date, hardware and versions to the part's file."""
   record = {
     'date': datetime.date.today().isoformat(),
-    **files.environment(),
+    **environment(),
     'keeps_memory': keeps_memory(),
     **more,
     'rows': rows,

@@ -78,7 +78,7 @@ def logging(num_pairs: int) -> dict[str, float]:
   config = TrainConfig(
     model='lenet', data=DataConfig(dataset='fashion-mnist', batch_size=32)
   )
-  dataset = inputs.load_dataset(config)
+  dataset = inputs.load_run_dataset(config)
   programs = steps.build_steps(
     lambda rngs: inputs.create_network(config, dataset, rngs),
     dataset,

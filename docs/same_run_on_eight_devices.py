@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 import numpy as np
 
 from isgd_jax import plotting
-from isgd_jax.experiments.files import environment
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.files import replace_file
 

@@ -7,23 +7,16 @@ ones atomically.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
-import functools
-import importlib.metadata
 import json
 import math
 import os
 import pathlib
-import platform
-import subprocess
 import tempfile
 from typing import Any
 
-import jax
 import numpy as np
 
-from isgd_jax import __version__
 from isgd_jax.experiments.errors import OutputError
-from isgd_jax.experiments.runs.steps import StepMetrics
 
 
 def prepare_output_folder(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -205,128 +198,6 @@ def plain(value: Any) -> Any:
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value
-
-
-def step_records(run: str, metrics: StepMetrics) -> Iterator[dict[str, Any]]:
-  """The steps of one run, one record each.
-
-  Args:
-    run: the run's name, as in its own record.
-    metrics: `StepMetrics` of arrays [num_steps].
-
-  Yields:
-    A record with `run`, `step` (from 0) and the metrics.
-
-  Example:
-    >>> metrics = StepMetrics(*np.zeros((9, 2)))
-    >>> [record['step'] for record in step_records('a', metrics)]
-    [0, 1]
-  """
-  for step, values in enumerate(zip(*metrics, strict=True)):
-    yield {
-      'run': run,
-      'step': step,
-      **dict(zip(metrics._fields, values, strict=True)),
-    }
-
-
-def read_steps(path: pathlib.Path) -> dict[str, StepMetrics]:
-  """Reads step records back.
-
-  Args:
-    path: of a file of `step_records`.
-
-  Returns:
-    Of each run, by name, `StepMetrics` of arrays [num_steps]; what was not
-    finite is NaN.
-
-  Example:
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / 'steps.jsonl'
-    >>> metrics = StepMetrics(*np.ones((9, 2)))
-    >>> write_records(path, step_records('a', metrics))
-    >>> read_steps(path)['a'].loss
-    array([1., 1.])
-  """
-  columns: dict[str, list[list[Any]]] = {}
-  for record in read_records(path):
-    values = [record[field] for field in StepMetrics._fields]
-    columns.setdefault(record['run'], []).append(
-      [math.nan if value is None else value for value in values]
-    )
-  return {
-    run: StepMetrics(*map(np.array, zip(*values, strict=True)))
-    for run, values in columns.items()
-  }
-
-
-def environment() -> dict[str, dict[str, Any]]:
-  """The hardware and the versions that a result was made with.
-
-  Returns:
-    `{'hardware': {...}, 'versions': {...}}`.
-
-  Example:
-    >>> sorted(environment()['versions'])
-    ['commit', 'flax', 'isgd_jax', 'jax', 'numpy', 'optax', 'python']
-  """
-  device = jax.devices()[0]
-  packages = ('jax', 'optax', 'flax', 'numpy')
-  versions = {name: importlib.metadata.version(name) for name in packages}
-  return {
-    'hardware': {
-      'platform': device.platform,
-      'device': device.device_kind,
-      'num_devices': jax.device_count(),
-      'machine': platform.machine(),
-      'num_cpus': _num_cpus(),
-    },
-    'versions': {
-      'python': platform.python_version(),
-      'isgd_jax': __version__,
-      'commit': _commit(),
-      **versions,
-    },
-  }
-
-
-def _num_cpus() -> int | None:
-  """The cores that this process may use."""
-  if hasattr(os, 'sched_getaffinity'):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count()
-
-
-@functools.cache
-def _commit() -> str | None:
-  """The commit of a source checkout, marked where its code was edited since.
-
-  Records and the pages made of them are not code: each run adds to them.
-  """
-  # Tags are of no use here, and may be missing in a shallow clone.
-  commit = _git('describe', '--always', '--abbrev=12', '--exclude=*')
-  if commit is None:
-    return None
-  edited = _git(
-    *('status', '--porcelain', '--untracked-files=no', '--', ':/'),
-    *(':(exclude,top)*.jsonl', ':(exclude,top)*.md', ':(exclude,top)*.png'),
-  )
-  return f'{commit}-dirty' if edited else commit
-
-
-def _git(*arguments: str) -> str | None:
-  """What git prints, or None without git or a checkout."""
-  try:
-    found = subprocess.run(
-      ['git', *arguments],
-      cwd=pathlib.Path(__file__).parent,
-      capture_output=True,
-      text=True,
-      timeout=10,
-      check=True,
-    )
-  except (OSError, subprocess.SubprocessError):
-    return None
-  return found.stdout.strip()
 
 
 @contextlib.contextmanager

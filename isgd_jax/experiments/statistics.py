@@ -36,6 +36,18 @@ class Interval(NamedTuple):
   high: float
 
 
+class Comparison(NamedTuple):
+  """One method against another, seed by seed.
+
+  Attributes:
+    difference: of ours minus theirs.
+    verdict: what it says: ours is lower, higher, or no different.
+  """
+
+  difference: Interval
+  verdict: Verdict
+
+
 class Profile(NamedTuple):
   """Performance profiles of methods over problems.
 
@@ -197,6 +209,47 @@ def verdict(interval: Interval) -> Verdict:
   if interval.low > 0:
     return 'higher'
   return 'no different'
+
+
+def compare_by_seed(
+  ours: Mapping[Any, float], theirs: Mapping[Any, float]
+) -> Comparison:
+  """The rule by which every command says that two methods differ.
+
+  They do where the interval of the paired difference leaves zero out. That of
+  one seed has no length and says nothing.
+
+  Args:
+    ours: the value of each seed.
+    theirs: likewise, of the same seeds.
+
+  Returns:
+    A `Comparison`.
+
+  Raises:
+    InputError: (a `ValueError`) the seeds differ, or there are none.
+
+  Example:
+    >>> compare_by_seed({0: 1.0, 1: 3.0}, {0: 1.5, 1: 3.5}).verdict
+    'lower'
+  """
+  difference = paired_difference(ours, theirs)
+  return Comparison(
+    difference, verdict(difference) if len(ours) > 1 else 'no different'
+  )
+
+
+def luck(num_seeds: int) -> str:
+  """What the intervals over so many seeds are worth, in a sentence."""
+  if num_seeds == 1:
+    return 'Rows of one seed have no interval: theirs says nothing. '
+  if 2 <= num_seeds <= 5:
+    return (
+      f'With {num_seeds} seeds such an interval is their range, and a '
+      'difference whose interval leaves zero out is one that all of them agree '
+      f'on: by luck alone, one in {2 ** (num_seeds - 1)}. '
+    )
+  return ''
 
 
 def within_seed_interval(

@@ -8,6 +8,7 @@ import pytest
 
 import isgd_jax
 from isgd_jax import batch_size
+from isgd_jax import plotting
 from isgd_jax import sampling
 
 pytestmark = pytest.mark.one_version
@@ -71,7 +72,8 @@ def test_every_public_name_is_in_the_reference():
     'isgd_jax': isgd_jax.__all__,
     'isgd_jax.batch_size': batch_size.__all__,
     'isgd_jax.sampling': sampling.__all__,
-    'isgd_jax.plotting': public_names('plotting'),
+    # All but the colours.
+    'isgd_jax.plotting': [n for n in plotting.__all__ if not n.isupper()],
     'isgd_jax.training': public_names('training'),
   }.items():
     text = (ROOT / f'docs/api/{page.removeprefix("isgd_jax.")}.md').read_text()

@@ -15,7 +15,6 @@ import pytest
 
 import isgd_jax
 from isgd_jax.experiments import files
-from isgd_jax.experiments.runs.steps import StepMetrics
 
 json_values = st.recursive(
   st.none()
@@ -152,45 +151,3 @@ def test_an_impossible_folder_is_refused_and_leaves_nothing(tmp_path, below):
 def test_a_folder_without_permission_is_refused():
   with pytest.raises(OSError, match='cannot write results to'):
     files.prepare_output_folder('/proc/isgd-demo')
-
-
-def test_steps_read_back_as_they_were(tmp_path):
-  rng = np.random.default_rng(0)
-  metrics = StepMetrics(
-    **{
-      field: rng.normal(size=4).astype(np.float32)
-      for field in StepMetrics._fields
-    }
-  )
-  metrics = metrics._replace(
-    control_limit=np.array([np.inf, np.inf, 2.0, 3.0], np.float32),
-    is_undertrained=np.array([False, False, True, False]),
-    num_extra_steps=np.array([0, 0, 5, 0]),
-  )
-  other = StepMetrics(*np.zeros((9, 2)))
-  path = tmp_path / 'steps.jsonl'
-  files.write_records(
-    path,
-    [
-      *files.step_records('one', metrics),
-      *files.step_records('other', other),
-    ],
-  )
-  for line in path.read_text().splitlines():
-    strict_loads(line)
-  read = files.read_steps(path)
-  assert list(read) == ['one', 'other']
-  np.testing.assert_array_equal(
-    read['one'].control_limit, [np.nan, np.nan, 2.0, 3.0]
-  )
-  assert read['one'].is_undertrained.dtype == bool
-  for field in set(StepMetrics._fields) - {'control_limit'}:
-    np.testing.assert_array_equal(
-      getattr(read['one'], field), getattr(metrics, field)
-    )
-
-
-def test_environment_is_strict_json_and_names_the_library_s_version():
-  environment = strict_loads(files.to_json(files.environment()))
-  assert environment['versions']['isgd_jax'] == isgd_jax.__version__
-  assert environment['hardware']['platform'] == 'cpu'

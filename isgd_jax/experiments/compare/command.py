@@ -12,7 +12,7 @@ from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
 from isgd_jax.experiments.runs.records import Store
-from isgd_jax.experiments.runs.runner import Plan
+from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
@@ -53,7 +53,7 @@ class CompareConfig:
     """Of the records, in the results folder."""
     return f'{self.workload}{"-large" if self.large else ""}.jsonl'
 
-  def plans(self) -> list[Plan]:
+  def plans(self) -> list[ComparisonPlan]:
     """Checks everything that a user can get wrong, before any compute.
 
     Returns:
@@ -80,7 +80,7 @@ class CompareConfig:
       else workload.has_loss_adaptive and self.methods is None
     )
     return [
-      Plan(
+      ComparisonPlan(
         task=self._fitted(task),
         base_optimizers=tuple(b for b in chosen if b not in LOSS_ADAPTIVE),
         methods=resolve_methods(self.methods or workload.methods),

@@ -19,14 +19,16 @@ from isgd_jax.experiments.demo import summary as summary_lib
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.runs import step_records
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.records import read_runs
-from isgd_jax.experiments.runs.runner import Plan
+from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
 from isgd_jax.experiments.runs.tasks import Task
-from isgd_jax.experiments.runs.training import TrainResult
+from isgd_jax.experiments.runs.training import RunResult
+from isgd_jax.experiments.statistics import luck
 
 try:
   import tqdm
@@ -69,7 +71,7 @@ class DemoConfig:
   model: str = 'mlp'
   base_optimizers: tuple[str, ...] = ('momentum', 'adam')
 
-  def plans(self) -> tuple[Plan, ...]:
+  def plans(self) -> tuple[ComparisonPlan, ...]:
     """Checks everything that a user can get wrong, before any compute.
 
     Returns:
@@ -101,7 +103,7 @@ class DemoConfig:
       (3, 1, 2) if self.quick else (6, 2, 5)
     )
     return tuple(
-      Plan(
+      ComparisonPlan(
         task,
         self.base_optimizers,
         _METHODS,
@@ -177,10 +179,10 @@ def run_demo(
   num_runs = sum(plan.num_runs for plan in plans)
   steps: list[dict[str, Any]] = []
 
-  def keep_steps(record: Mapping[str, Any], result: TrainResult) -> None:
+  def keep_steps(record: Mapping[str, Any], result: RunResult) -> None:
     first = plans[0].reporting_seeds[0]
     if record['task'] == _DRAWN_TASK and record['seed'] == first:
-      steps.extend(files.step_records(record['id'], result.metrics))
+      steps.extend(step_records.step_records(record['id'], result.metrics))
 
   bar = tqdm.tqdm(
     total=num_runs,
@@ -229,23 +231,28 @@ def report_demo(folder: pathlib.Path) -> str:
     OSError: a file cannot be read or written.
   """
   records = list(read_runs(folder / 'runs.jsonl'))
+  summary = summarise(records)
+  files.replace_file(
+    folder / 'summary.txt', lambda new: new.write_text(summary + '\n')
+  )
+  _draw(folder, records)
+  return summary
+
+
+def summarise(records: Sequence[Mapping[str, Any]]) -> str:
+  """The table of the runs, what it shows, and how it was made."""
   rows = summary_lib.collect_rows(records)
   sentences = [
     textwrap.fill(sentence, _WIDTH)
-    for sentence in summary_lib.describe(rows).splitlines()
+    for sentence in summary_lib.describe_rows(rows).splitlines()
   ]
-  summary = '\n\n'.join(
+  return '\n\n'.join(
     [
       summary_lib.format_table(rows),
       '\n'.join(sentences),
       _rules(records, rows),
     ]
   )
-  files.replace_file(
-    folder / 'summary.txt', lambda new: new.write_text(summary + '\n')
-  )
-  _draw(folder, records)
-  return summary
 
 
 def _rules(
@@ -264,8 +271,10 @@ def _rules(
   hardware = first['environment']['hardware']
   compile_seconds = sum(r['summary']['compile_seconds'] for r in records)
   lines = [
-    'Better and worse: the ranges over the seeds do not touch; no different: '
-    'they do.',
+    'Better and worse: the 95 % bootstrap interval of the difference, paired '
+    'by seed, leaves zero out; no different: it does not. Points are the '
+    'medians of these differences. '
+    + luck(min((len(row.accuracy) for row in rows), default=0)),
     f'ISGD: isgd_jax.shewhart({settings}), all else as the library has it.',
     f'Rates tuned on seeds {seeds("tuning")}; reported on seeds '
     f'{seeds("reporting")}.',
@@ -280,7 +289,7 @@ def _rules(
 
 def _draw(folder: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
   """The figures of the runs whose steps were kept."""
-  steps = files.read_steps(folder / 'steps.jsonl')
+  steps = step_records.read_steps(folder / 'steps.jsonl')
   drawn = [record for record in records if record['id'] in steps]
   chart = next(record for record in drawn if record['method'] == 'isgd')
   task = Task(**chart['task_config'])

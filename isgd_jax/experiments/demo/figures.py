@@ -7,6 +7,7 @@ import numpy as np
 
 from isgd_jax import plotting
 from isgd_jax.experiments.demo.summary import METHOD_TITLES
+from isgd_jax.experiments.figures import rolling_mean
 from isgd_jax.experiments.files import replace_file
 from isgd_jax.experiments.runs.steps import StepMetrics
 
@@ -102,20 +103,3 @@ def draw_accuracy(
   )
   figure.suptitle(title, fontsize=11)
   replace_file(path, lambda new: figure.savefig(new, dpi=150))
-
-
-def rolling_mean(values: np.ndarray, num_averaged: int) -> np.ndarray:
-  """Means of each value and the ones before it.
-
-  Args:
-    values: [n].
-    num_averaged: values a mean is over, at most n.
-
-  Returns:
-    [n - num_averaged + 1].
-
-  Example:
-    >>> rolling_mean(np.array([1.0, 3.0, 5.0]), 2)
-    array([2., 4.])
-  """
-  return np.convolve(values, np.full(num_averaged, 1 / num_averaged), 'valid')

@@ -1,7 +1,7 @@
 """The table and the sentences of an experiment, generated from its records.
 
-The rule of the sentences: two methods differ where their ranges over the seeds
-do not touch, and otherwise they do not differ. A diverged run is the worst.
+Whether two methods differ is decided by `statistics.compare_by_seed`, as in
+`isgd-jax report`. A diverged run is the worst.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ import statistics
 from typing import Any, NamedTuple
 
 from isgd_jax.experiments.runs.tasks import Task
+from isgd_jax.experiments.statistics import compare_by_seed
 
 METHOD_TITLES = {
   'base': 'alone',
@@ -18,9 +19,10 @@ METHOD_TITLES = {
   'isgd': 'ISGD',
 }
 
-# With three seeds each, ranges part by chance once in ten times; with two,
-# once in three.
+# Of two equal methods all of three seeds agree by luck once in 4 times, both of
+# two once in 2.
 _MIN_SEEDS = 3
+_WORDS = {'higher': 'better', 'lower': 'worse', 'no different': 'no different'}
 
 
 class Row(NamedTuple):
@@ -31,8 +33,8 @@ class Row(NamedTuple):
     details: of the task, and what its accuracy and loss are of.
     base_optimizer: name of the base optimizer.
     method: name of the method.
-    accuracy: one a seed, percent; `-inf` where the run diverged.
-    loss: one a seed, nats; `inf` where the run diverged.
+    accuracy: by seed, percent; `-inf` where the run diverged.
+    loss: by seed, nats; `inf` where the run diverged.
     num_steps: training steps, median.
     num_gradient_evaluations: median.
     share_undertrained: median, in [0, 1].
@@ -46,8 +48,8 @@ class Row(NamedTuple):
   details: str
   base_optimizer: str
   method: str
-  accuracy: tuple[float, ...]
-  loss: tuple[float, ...]
+  accuracy: Mapping[int, float]
+  loss: Mapping[int, float]
   num_steps: float
   num_gradient_evaluations: float
   share_undertrained: float
@@ -86,15 +88,19 @@ def collect_rows(records: Iterable[Mapping[str, Any]]) -> list[Row]:
     def median(name: str, summaries=summaries) -> float:
       return statistics.median(summary[name] for summary in summaries)
 
+    def by_seed(name: str, worst: float, scale: float, group=group):
+      return {
+        record['seed']: _or_worst(record['summary'][name], worst, scale)
+        for record in group
+      }
+
     rate = group[0]['learning_rate']
     grid = group[0]['algorithm']['grid']
     rows.append(
       Row(
         *key,
-        accuracy=tuple(
-          _or_worst(s['accuracy'], -math.inf, 100.0) for s in summaries
-        ),
-        loss=tuple(_or_worst(s['loss'], math.inf, 1.0) for s in summaries),
+        accuracy=by_seed('accuracy', -math.inf, 100.0),
+        loss=by_seed('loss', math.inf, 1.0),
         num_steps=median('num_steps'),
         num_gradient_evaluations=median('num_gradient_evaluations'),
         share_undertrained=median('share_undertrained'),
@@ -125,8 +131,8 @@ def format_table(rows: Sequence[Row]) -> str:
     Lines of text, at most 111 columns.
 
   Example:
-    >>> row = Row('Shuffled', '6 epochs', 'adam', 'base', (97.0, 98.0),
-    ...   (0.1, 0.2), 660.0, 660.0, 0.0, 0.0, 0.1, 0.01, True)
+    >>> row = Row('Shuffled', '6 epochs', 'adam', 'base', {0: 97.0, 1: 98.0},
+    ...   {0: 0.1, 1: 0.2}, 660.0, 660.0, 0.0, 0.0, 0.1, 0.01, True)
     >>> format_table([row]).splitlines()[3].split()[:5]
     ['adam', 'alone', '97.5', '[97.0,', '98.0]']
   """
@@ -161,28 +167,7 @@ def format_table(rows: Sequence[Row]) -> str:
   return '\n'.join(lines)
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> str:
-  """Whether one method is better than another, by their ranges over seeds.
-
-  Args:
-    ours: one number a seed, higher is better; `-inf` for a diverged run.
-    theirs: the same for the other method.
-
-  Returns:
-    `'better'`, `'worse'` or `'no different'` (the ranges touch).
-
-  Example:
-    >>> compare([3.0, 4.0], [1.0, 2.0]), compare([1.0, 3.0], [2.0, 2.5])
-    ('better', 'no different')
-  """
-  if min(ours) > max(theirs):
-    return 'better'
-  if max(ours) < min(theirs):
-    return 'worse'
-  return 'no different'
-
-
-def describe(rows: Sequence[Row]) -> str:
+def describe_rows(rows: Sequence[Row]) -> str:
   """Says what the numbers show: one sentence a task.
 
   Args:
@@ -193,9 +178,9 @@ def describe(rows: Sequence[Row]) -> str:
 
   Example:
     >>> def row(method, *accuracy):
-    ...   return Row('Stream', '', 'adam', method, accuracy, (1.0,) * 3, 100.0,
-    ...     100.0, 0.0, 0.0, 1.0, 0.1, False)
-    >>> print(describe([row('base', 70.0, 71.0, 72.0),
+    ...   return Row('Stream', '', 'adam', method, dict(enumerate(accuracy)),
+    ...     {0: 1.0}, 100.0, 100.0, 0.0, 0.0, 1.0, 0.1, False)
+    >>> print(describe_rows([row('base', 70.0, 71.0, 72.0),
     ...   row('isgd', 69.0, 71.0, 75.0)]))
     Stream: over adam, the accuracy of ISGD is no different from adam alone \
 (+0.0 points for 1.00x the gradient evaluations and 1.00x the time).
@@ -256,16 +241,17 @@ def describe_time(rows: Sequence[Row]) -> str:
 
 def _clause(isgd: Row, other: Row) -> str:
   """How ISGD compares with one other method, and at which cost."""
-  verdict = compare(isgd.accuracy, other.accuracy)
+  seeds = [seed for seed in isgd.accuracy if seed in other.accuracy]
+  found = compare_by_seed(
+    *({seed: row.accuracy[seed] for seed in seeds} for row in (isgd, other))
+  )
+  verdict, difference = _WORDS[found.verdict], found.difference.median
   title = {
     'base': f'{other.base_optimizer} alone',
     'twice': 'every batch twice',
     'random': 'the random trigger',
   }[other.method]
   preposition = 'from' if verdict == 'no different' else 'than'
-  difference = statistics.median(isgd.accuracy) - statistics.median(
-    other.accuracy
-  )
   points = (
     f'{difference:+.1f} points'
     if math.isfinite(difference)
@@ -307,8 +293,9 @@ def _or_worst(value: float | None, worst: float, scale: float) -> float:
   return value * scale
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def _spread(by_seed: Mapping[int, float], digits: int) -> str:
   """`median [lowest, highest]`; a diverged run is `div.`."""
+  values = by_seed.values()
 
   def show(value: float) -> str:
     return f'{value:.{digits}f}' if math.isfinite(value) else 'div.'

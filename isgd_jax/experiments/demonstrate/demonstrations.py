@@ -21,6 +21,7 @@ from isgd_jax.experiments.demonstrate.numbers import describe_demonstrations
 from isgd_jax.experiments.demonstrate.runs import COMMON_METHODS
 from isgd_jax.experiments.demonstrate.runs import plan_runs
 from isgd_jax.experiments.demonstrate.runs import run_outcome
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import data_error
 from isgd_jax.experiments.errors import missing_extra
@@ -151,7 +152,7 @@ def run_demonstrations(
             'id': identity,
             **configuration,
             **run_outcome(task, model, configuration),
-            'environment': files.environment(),
+            'environment': environment(),
           }
         )
         files.append_record(path, records[identity])

@@ -61,7 +61,7 @@ def plan_runs(
   plan = {}
   for base, rate in learning_rates.items():
     for method in COMMON_METHODS + (_CONTROL,) * (base == 'sgd'):
-      config = METHODS[method].train_config(task, base, rate, seed)
+      config = METHODS[method].run_config(task, base, rate, seed)
       configuration = {
         'task': task.name,
         'base': base,
@@ -109,7 +109,7 @@ def run_outcome(
   if (base, name) == ('momentum', 'base'):
     kinds = _BatchKinds(task, model, seed)
   result = train(
-    method.train_config(task, base, configuration['learning_rate'], seed),
+    method.run_config(task, base, configuration['learning_rate'], seed),
     model,
     tasks.build_stream(task, seed, is_reshuffled=method.is_reshuffled),
     evaluate=kinds and kinds.losses,

@@ -6,6 +6,7 @@ from isgd_jax.experiments.figures._batches import draw_positions
 from isgd_jax.experiments.figures._curves import Curve
 from isgd_jax.experiments.figures._curves import draw_stream
 from isgd_jax.experiments.figures._curves import draw_training
+from isgd_jax.experiments.figures._curves import rolling_mean
 from isgd_jax.experiments.figures._scores import IntervalRow
 from isgd_jax.experiments.figures._scores import draw_intervals
 from isgd_jax.experiments.figures._scores import draw_profile
@@ -22,6 +23,7 @@ __all__ = [
   'Curve',
   'draw_stream',
   'draw_training',
+  'rolling_mean',
   # Losses of batches
   'draw_batch_kinds',
   'draw_loss_distributions',

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from isgd_jax import plotting
-from isgd_jax.experiments.demo.figures import rolling_mean
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.figures import _styles
 
@@ -255,3 +254,20 @@ def _draw_median_and_range(
     linewidth=0,
     zorder=1,
   )
+
+
+def rolling_mean(values: np.ndarray, num_averaged: int) -> np.ndarray:
+  """Means of each value and the ones before it.
+
+  Args:
+    values: [n].
+    num_averaged: values a mean is over, at most n.
+
+  Returns:
+    [n - num_averaged + 1].
+
+  Example:
+    >>> rolling_mean(np.array([1.0, 3.0, 5.0]), 2)
+    array([2., 4.])
+  """
+  return np.convolve(values, np.full(num_averaged, 1 / num_averaged), 'valid')

@@ -12,6 +12,7 @@ except ImportError as error:
 
   raise missing_extra('flax') from error
 
+from isgd_jax.experiments.models._losses import cross_entropy
 from isgd_jax.experiments.models.functional import Batch
 from isgd_jax.experiments.models.functional import Model
 from isgd_jax.experiments.models.functional import Params
@@ -45,4 +46,5 @@ __all__ = [
   'Model',
   'Params',
   'build_model',
+  'cross_entropy',
 ]

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
-import optax
 
 from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.models._losses import cross_entropy
 from isgd_jax.experiments.models.registry import create_model
 
 Params = Any
@@ -88,8 +88,8 @@ def build_model(
   def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
     inputs, targets = batch
     logits = logits_fn(params, inputs)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses.mean(), (logits.argmax(-1) == targets).mean()
+    losses, is_right = cross_entropy(logits, targets)
+    return losses.mean(), is_right.mean()
 
   return Model(
     init=lambda seed: init_from_key(jax.random.key(seed)),

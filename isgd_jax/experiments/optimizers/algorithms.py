@@ -9,89 +9,11 @@ import optax
 import isgd_jax
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import build_base_optimizer
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 
-CHARTS = ('shewhart', 'ewma', 'cusum', 'run-rules', 'difference')
 SOLVERS = ('gauss-newton', 'gradient-descent')
+_DEFAULT_CHART = ChartSettings()
 KINDS = ('base', 'isgd', 'paper-isgd', 'skip')
-
-
-@dataclasses.dataclass(frozen=True)
-class ChartSettings:
-  """A control chart by its numbers; as they are, `isgd_jax.default_chart`.
-
-  Attributes:
-    kind: `'shewhart'`, `'ewma'`, `'cusum'`, `'run-rules'` (two of three beyond
-      two sigma, and a point beyond `sigma_multiplier`) or `'difference'`.
-    window_size: batches in the window.
-    sigma_multiplier: sigmas between the centre line and a control limit; of
-      EWMA, the width of the limits; of CUSUM, the decision interval.
-    sigma_estimator: as in `isgd_jax.shewhart`.
-    flagged_losses: what an out-of-control loss leaves in the window, as in
-      `isgd_jax.shewhart`.
-    smoothing: of EWMA, the weight of the newest loss.
-  """
-
-  kind: str = 'shewhart'
-  window_size: int = 50
-  sigma_multiplier: float = 4.0
-  sigma_estimator: str = 'std'
-  flagged_losses: str = 'winsorize'
-  smoothing: float = 0.3
-
-  def as_record(self) -> dict[str, Any]:
-    """The settings as records have them; runs are named by these keys."""
-    return {
-      'kind': self.kind,
-      'window_size': self.window_size,
-      'sigma_multiplier': self.sigma_multiplier,
-      'sigma_estimator': self.sigma_estimator,
-      'flagged_losses': self.flagged_losses,
-      'smoothing': self.smoothing,
-    }
-
-  def build(self) -> isgd_jax.ControlChart:
-    """Makes the chart.
-
-    Returns:
-      A control chart.
-
-    Raises:
-      ValueError: the kind is unknown, or a number is out of range.
-
-    Example:
-      >>> ChartSettings('ewma', sigma_multiplier=4.0).build().kind
-      'ewma'
-    """
-    check_name('control chart', self.kind, CHARTS)
-
-    def shewhart(sigma_multiplier: float) -> isgd_jax.ControlChart:
-      return isgd_jax.shewhart(
-        self.window_size,
-        sigma_multiplier,
-        sigma_estimator=self.sigma_estimator,
-        flagged_losses=self.flagged_losses,
-      )
-
-    match self.kind:
-      case 'shewhart':
-        return shewhart(self.sigma_multiplier)
-      case 'ewma':
-        return isgd_jax.ewma(
-          self.smoothing, self.sigma_multiplier, reference=shewhart(3.0)
-        )
-      case 'cusum':
-        return isgd_jax.cusum(
-          0.5, self.sigma_multiplier, reference=shewhart(3.0)
-        )
-      case 'difference':
-        return isgd_jax.difference_chart(
-          self.window_size, sigma_multiplier=self.sigma_multiplier
-        )
-      case _:
-        two_of_three = isgd_jax.RunRule('beyond', 2, 3, 2.0)
-        return isgd_jax.with_run_rules(
-          shewhart(self.sigma_multiplier), [two_of_three]
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +33,7 @@ class Algorithm:
   """
 
   kind: str = 'base'
-  chart: ChartSettings = ChartSettings()
+  chart: ChartSettings = _DEFAULT_CHART
   solver: str = 'gauss-newton'
   solver_options: tuple[tuple[str, Any], ...] = ()
   options: tuple[tuple[str, Any], ...] = ()

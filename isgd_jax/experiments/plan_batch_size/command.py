@@ -8,6 +8,7 @@ import jax
 
 from isgd_jax import batch_size
 from isgd_jax.experiments import files
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.plan_batch_size import figures
 from isgd_jax.experiments.plan_batch_size import measure
@@ -19,7 +20,7 @@ from isgd_jax.experiments.plan_batch_size.config import check_data
 from isgd_jax.experiments.plan_batch_size.plan import as_record
 from isgd_jax.experiments.plan_batch_size.plan import make_plan
 from isgd_jax.experiments.plan_batch_size.report import report
-from isgd_jax.experiments.train.inputs import load_dataset
+from isgd_jax.experiments.train.inputs import load_run_dataset
 
 PLAN = 'plan.json'
 STEP_TIME = 'step_time.png'
@@ -74,7 +75,7 @@ def run(
       **as_record(config, times, pilot, plan, rows),
       'num_parameters': bench.num_parameters,
       'num_examples': len(bench.dataset.train),
-      **files.environment(),
+      **environment(),
     }
     title = f'{config.model} on {config.dataset}, {config.base}'
     is_written = True
@@ -102,7 +103,7 @@ def run(
 def _build(config: PlanConfig) -> Bench:
   """The data set and the programs, if all goes together."""
   try:
-    dataset = load_dataset(config.train_config())
+    dataset = load_run_dataset(config.train_config())
     check_data(config, len(dataset.train))
     return Bench(config, dataset)
   except InputError:

@@ -11,7 +11,7 @@ from isgd_jax.experiments.files import replace_file
 from isgd_jax.experiments.plan_batch_size.config import PlanConfig
 from isgd_jax.experiments.plan_batch_size.plan import LAW_TITLES
 from isgd_jax.experiments.plan_batch_size.plan import TOLERANCE
-from isgd_jax.experiments.plan_batch_size.plan import Plan
+from isgd_jax.experiments.plan_batch_size.plan import SizePlan
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ _DPI = 150
 
 
 def draw_step_time(
-  path: pathlib.Path, times: batch_size.StepSeconds, plan: Plan, title: str
+  path: pathlib.Path, times: batch_size.StepSeconds, plan: SizePlan, title: str
 ) -> None:
   """Draws seconds a step and throughput, measured and fitted, as a PNG.
 
@@ -87,7 +87,7 @@ def draw_step_time(
 
 
 def draw_time_to_target(
-  path: pathlib.Path, config: PlanConfig, plan: Plan, title: str
+  path: pathlib.Path, config: PlanConfig, plan: SizePlan, title: str
 ) -> None:
   """Draws the predicted time to the target by both laws as a PNG.
 

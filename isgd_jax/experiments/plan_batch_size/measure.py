@@ -105,7 +105,7 @@ def run_pilot(bench: Bench, show_progress: bool | None = None) -> Pilot:
   measured = []
   with (
     _bar('pilot run', total, 'evaluation', show_progress) as tick,
-    inputs.prefetch(cycle, train_config, source, start=0) as batches,
+    inputs.read_ahead(cycle, train_config, source, start=0) as batches,
     _memory_explained(config.pilot_batch_size),
   ):
     drawn = bench.draw(config.pilot_batch_size, config.num_noise_batches)

@@ -26,7 +26,7 @@ _GRAIN = 8
 _DOUBTFUL_SHARE = 0.5
 
 
-class Plan(NamedTuple):
+class SizePlan(NamedTuple):
   """What the measurements come to.
 
   Attributes:
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 def make_plan(
   config: PlanConfig, times: batch_size.StepSeconds, pilot: Pilot
-) -> Plan:
+) -> SizePlan:
   """Fits both models, and finds the batch size of the least predicted time.
 
   Args:
@@ -118,7 +118,7 @@ def make_plan(
     )
     for name, law in laws.items()
   }
-  plan = Plan(
+  plan = SizePlan(
     step_time_model=model,
     target_loss=target,
     pilot_steps=steps,
@@ -162,7 +162,7 @@ def as_record(
   config: PlanConfig,
   times: batch_size.StepSeconds,
   pilot: Pilot,
-  plan: Plan,
+  plan: SizePlan,
   scaling: list[batch_size.ScalingRow] | None,
 ) -> dict[str, Any]:
   """Everything that was measured, fitted and predicted, for JSON.
@@ -239,7 +239,7 @@ def _target(config: PlanConfig, pilot: Pilot) -> tuple[float, int]:
 
 
 def _doubts(
-  times: batch_size.StepSeconds, pilot: Pilot, plan: Plan
+  times: batch_size.StepSeconds, pilot: Pilot, plan: SizePlan
 ) -> tuple[str, ...]:
   """What the measurements cannot tell, in words."""
   doubts = [f'step time: {doubt}' for doubt in plan.step_time_model.doubts]

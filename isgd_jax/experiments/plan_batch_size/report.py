@@ -11,7 +11,7 @@ from isgd_jax.experiments.plan_batch_size.config import PlanConfig
 from isgd_jax.experiments.plan_batch_size.measure import Pilot
 from isgd_jax.experiments.plan_batch_size.plan import LAW_TITLES
 from isgd_jax.experiments.plan_batch_size.plan import TOLERANCE
-from isgd_jax.experiments.plan_batch_size.plan import Plan
+from isgd_jax.experiments.plan_batch_size.plan import SizePlan
 
 _WIDTH = 80
 
@@ -20,7 +20,7 @@ def report(
   config: PlanConfig,
   times: batch_size.StepSeconds,
   pilot: Pilot,
-  plan: Plan,
+  plan: SizePlan,
   scaling: Sequence[batch_size.ScalingRow] | None,
 ) -> str:
   """The measurements as tables, the recommendation in words.
@@ -56,7 +56,7 @@ def report(
   return '\n\n'.join(parts)
 
 
-def _size_table(times: batch_size.StepSeconds, plan: Plan) -> str:
+def _size_table(times: batch_size.StepSeconds, plan: SizePlan) -> str:
   """A line for each measured size."""
   critical, paper = plan.laws['critical-batch'], plan.laws['paper']
   model = plan.step_time_model
@@ -97,7 +97,7 @@ def _step_time_words(model: batch_size.StepTimeModel) -> str:
   )
 
 
-def _noise_table(pilot: Pilot, plan: Plan) -> str:
+def _noise_table(pilot: Pilot, plan: SizePlan) -> str:
   """The noise scale over the pilot run."""
   rows = [
     (
@@ -143,7 +143,7 @@ def _scaling_table(scaling: Sequence[batch_size.ScalingRow]) -> str:
   )
 
 
-def _recommendation(config: PlanConfig, plan: Plan) -> Iterable[str]:
+def _recommendation(config: PlanConfig, plan: SizePlan) -> Iterable[str]:
   """What to do, a paragraph each."""
   best, paper = plan.recommended, plan.plans['paper']
   low, high = best.plateau

@@ -18,6 +18,7 @@ from isgd_jax.experiments.report.findings import Finding
 from isgd_jax.experiments.report.rows import Rows
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.workloads import WORKLOADS
+from isgd_jax.experiments.statistics import luck
 from isgd_jax.experiments.statistics import performance_profile
 
 _ABLATION = 'ablation'
@@ -102,7 +103,7 @@ def _rules(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> str:
   num_seeds = min((len(row.runs) for row in rows.values()), default=0)
   seeds = (
     'Medians, with 95 % bootstrap intervals over the seeds in brackets (of '
-    f'costs, ranges); differences are paired by seed. {_luck(num_seeds)}A run '
+    f'costs, ranges); differences are paired by seed. {luck(num_seeds)}A run '
     'that diverged or missed its target counts as infinite.'
   )
   settings = dict.fromkeys(
@@ -134,19 +135,6 @@ def _settings(algorithm: Mapping[str, Any]) -> str:
   unused = {'window_size'} | (set() if kind == 'ewma' else {'smoothing'})
   options = ', '.join(f'{k}={v!r}' for k, v in chart.items() if k not in unused)
   return f'`isgd_jax.{kind.replace("-", "_")}({options})`'
-
-
-def _luck(num_seeds: int) -> str:
-  """What the intervals of the rows with the fewest seeds are worth."""
-  if num_seeds == 1:
-    return 'Rows of one seed have no interval: theirs says nothing. '
-  if 2 <= num_seeds <= 5:
-    return (
-      f'With {num_seeds} seeds such an interval is their range, and a '
-      'difference whose interval leaves zero out is one that all of them agree '
-      f'on: by luck alone, one in {2 ** (num_seeds - 1)}. '
-    )
-  return ''
 
 
 def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
@@ -258,7 +246,9 @@ def _ablation(finding: Finding) -> list[str]:
     *parts,
     'Relative to the base optimizer alone, seed by seed; medians over '
     f'{num_seeds} seeds, each variant tuned over {num_rates} rates. '
-    '`isgd_jax.default_chart` is `shewhart, k = 4`.',
+    '`isgd_jax.default_chart` is `shewhart, k = 4`. Where nothing else is '
+    'said, the reference chart of ewma and cusum has limits of 3 sigma; '
+    '`isgd-jax train` gives it 4.',
     tables.ablation_tables(rows, variants),
   ]
 

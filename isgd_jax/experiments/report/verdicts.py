@@ -12,9 +12,7 @@ from isgd_jax.experiments.report import rows as rows_lib
 from isgd_jax.experiments.report.rows import Row
 from isgd_jax.experiments.report.rows import Rows
 from isgd_jax.experiments.statistics import Interval
-from isgd_jax.experiments.statistics import Verdict
-from isgd_jax.experiments.statistics import paired_difference
-from isgd_jax.experiments.statistics import verdict
+from isgd_jax.experiments.statistics import compare_by_seed
 
 # A stream: ISGD may spend this many times the evaluations of the base alone.
 MAX_EVALUATION_RATIO = 1.2
@@ -101,9 +99,8 @@ def stream_verdicts(rows: Rows) -> list[StreamVerdict]:
       for other in ('base', 'base-decayed', 'twice', 'random', 'skip')
       if (paired := _paired(row, rows.get((task, base, other)), 'loss'))
     }
-    versus = {other: paired_difference(*pairs[other]) for other in pairs}
-    found = {o: _verdict(versus[o], len(pairs[o][0])) for o in pairs}
-    if not {'base', 'twice', 'random'} <= versus.keys():
+    found = {other: compare_by_seed(*pairs[other]) for other in pairs}
+    if not {'base', 'twice', 'random'} <= found.keys():
       continue
     ratio = relative_to_base(rows, row, 'num_gradient_evaluations')
     verdicts.append(
@@ -111,10 +108,10 @@ def stream_verdicts(rows: Rows) -> list[StreamVerdict]:
         task=task,
         base=base,
         isgd=row.interval('loss'),
-        versus=versus,
+        versus={other: found[other].difference for other in found},
         evaluation_ratio=ratio,
-        is_no_worse_than_twice=found['twice'] != 'higher',
-        is_better_than_random=found['random'] == 'lower',
+        is_no_worse_than_twice=found['twice'].verdict != 'higher',
+        is_better_than_random=found['random'].verdict == 'lower',
         is_cheap=ratio <= MAX_EVALUATION_RATIO,
       )
     )
@@ -150,10 +147,9 @@ def stationary_verdicts(rows: Rows) -> list[StationaryVerdict]:
       )
       median = statistics.median(ours.values())
       low, high = min(theirs.values()), max(theirs.values())
-      difference = paired_difference(ours, theirs)
+      difference, found = compare_by_seed(ours, theirs)
       measures[name] = sign * median, sign * low, sign * high, difference
       is_harmless &= median <= high
-      found = _verdict(difference, len(ours))
       if found == 'lower':
         better.append(name)
       elif found == 'higher':
@@ -198,11 +194,6 @@ def profile_costs(rows: Rows) -> dict[str, dict[str, float]]:
     problem: {m: c for m, c in of.items() if m in common}
     for problem, of in costs.items()
   }
-
-
-def _verdict(difference: Interval, num_seeds: int) -> Verdict:
-  """What an interval says; that of one seed has no length, and says nothing."""
-  return verdict(difference) if num_seeds > 1 else 'no different'
 
 
 def _paired(

@@ -7,7 +7,7 @@ from isgd_jax.experiments.optimizers.algorithms import Algorithm
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.ablation import WINDOW_FACTORS
 from isgd_jax.experiments.runs.tasks import Task
-from isgd_jax.experiments.runs.training import TrainConfig
+from isgd_jax.experiments.runs.training import RunConfig
 
 _ISGD = Algorithm('isgd')
 
@@ -18,7 +18,7 @@ class Method:
 
   Attributes:
     name: in tables and records.
-    kind: one of `isgd_jax.experiments.runs.steps.METHODS`.
+    kind: one of `isgd_jax.experiments.runs.steps.STEP_KINDS`.
     schedule: of the learning rate; None takes the task's.
     is_reshuffled: whether a fixed cycle is reshuffled in each epoch.
     isgd: ISGD's settings, but for the chart's window, which is the task's.
@@ -32,9 +32,9 @@ class Method:
   isgd: Algorithm = _ISGD
   window_factor: float = 1.0
 
-  def train_config(
+  def run_config(
     self, task: Task, base_optimizer: str, learning_rate: float, seed: int
-  ) -> TrainConfig:
+  ) -> RunConfig:
     """What a run of this method on a task does.
 
     Args:
@@ -44,12 +44,12 @@ class Method:
       seed: of the run.
 
     Returns:
-      A `TrainConfig`.
+      A `RunConfig`.
 
     Example:
       >>> from isgd_jax.experiments.runs.workloads import WORKLOADS
       >>> task = WORKLOADS['drift-labels'].tasks[0]
-      >>> config = METHODS['base-decayed'].train_config(task, 'adam', 0.01, 0)
+      >>> config = METHODS['base-decayed'].run_config(task, 'adam', 0.01, 0)
       >>> config.decay_evaluations == task.num_batches
       True
     """
@@ -59,7 +59,7 @@ class Method:
     # Where batches are what counts, an echo has twice the evaluations.
     is_longer = task.budget is None and self.kind == 'twice'
     num_evaluations = task.num_batches * (2 if is_longer else 1)
-    return TrainConfig(
+    return RunConfig(
       method=self.kind,
       base_optimizer=base_optimizer,
       learning_rate=learning_rate,

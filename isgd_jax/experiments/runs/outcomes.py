@@ -8,7 +8,7 @@ import numpy as np
 
 from isgd_jax.experiments.runs.tasks import Purpose
 from isgd_jax.experiments.runs.tasks import Task
-from isgd_jax.experiments.runs.training import TrainResult
+from isgd_jax.experiments.runs.training import RunResult
 
 _NUM_CURVE_POINTS = 50
 _DIGITS = 5
@@ -24,7 +24,7 @@ _TUNING_SUMMARY = (
 def outcome_of(
   task: Task,
   purpose: Purpose,
-  result: TrainResult,
+  result: RunResult,
   change_points: Sequence[int],
   *,
   has_traces: bool,

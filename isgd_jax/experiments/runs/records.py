@@ -11,6 +11,7 @@ import pathlib
 from typing import Any
 
 from isgd_jax.experiments import files
+from isgd_jax.experiments.environment import environment
 
 _SETTINGS = ('task_config', 'algorithm')
 _SHARED = ('environment', *_SETTINGS)
@@ -35,7 +36,7 @@ class Store:
           self._known.add(record['hash'])
         else:
           self._keep(record)
-    self._environment = files.environment()
+    self._environment = environment()
 
   @property
   def num_runs(self) -> int:

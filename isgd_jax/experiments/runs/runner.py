@@ -27,15 +27,15 @@ from isgd_jax.experiments.runs.outcomes import outcome_of
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.tasks import Purpose
 from isgd_jax.experiments.runs.tasks import Task
-from isgd_jax.experiments.runs.training import TrainConfig
-from isgd_jax.experiments.runs.training import TrainResult
+from isgd_jax.experiments.runs.training import RunConfig
+from isgd_jax.experiments.runs.training import RunResult
 from isgd_jax.experiments.runs.training import train
 
 # How far the reporting seeds are from the tuning seeds.
 _REPORTING_OFFSET = 1000
 
 
-OnResult = Callable[[Mapping[str, Any], TrainResult], None]
+OnResult = Callable[[Mapping[str, Any], RunResult], None]
 
 
 class Entry(NamedTuple):
@@ -51,7 +51,7 @@ class Entry(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
   """What is run on one task.
 
   Attributes:
@@ -110,7 +110,7 @@ class Plan:
 
 
 def run_plan(
-  plan: Plan,
+  plan: ComparisonPlan,
   store: Store,
   bar: Any,
   *,
@@ -123,7 +123,7 @@ def run_plan(
     store: where the records are, and go.
     bar: a progress bar, advanced by one a run.
     on_result: `on_result(record, result)` is called with the record of each run
-      that was made just now, and the `TrainResult` that it is of.
+      that was made just now, and the `RunResult` that it is of.
   """
   runner = _Runner(plan, store, bar, on_result)
   for group in plan.groups():
@@ -133,7 +133,9 @@ def run_plan(
 class _Runner:
   """The runs of one task."""
 
-  def __init__(self, plan: Plan, store: Store, bar: Any, on_result: OnResult):
+  def __init__(
+    self, plan: ComparisonPlan, store: Store, bar: Any, on_result: OnResult
+  ):
     self._plan = plan
     self._store = store
     self._bar = bar
@@ -182,7 +184,7 @@ class _Runner:
   ) -> dict[str, Any]:
     """The record of one run, made now or found."""
     task = self._plan.task
-    config = entry.method.train_config(task, entry.base_optimizer, rate, seed)
+    config = entry.method.run_config(task, entry.base_optimizer, rate, seed)
     shared = {
       'task': task.as_record(),
       'algorithm': self._algorithm(entry, config),
@@ -238,7 +240,7 @@ class _Runner:
     self._bar.update()
     return record
 
-  def _algorithm(self, entry: Entry, config: TrainConfig) -> dict[str, Any]:
+  def _algorithm(self, entry: Entry, config: RunConfig) -> dict[str, Any]:
     """All numbers of how an entry is trained, and of how it was tuned."""
     plan = self._plan
     return {
@@ -261,7 +263,7 @@ class _Runner:
 
 
 def run_identity(
-  task: Task, entry: Entry, config: TrainConfig, purpose: Purpose
+  task: Task, entry: Entry, config: RunConfig, purpose: Purpose
 ) -> str:
   """Names a run by all that decides its outcome, but for the versions."""
   everything = {

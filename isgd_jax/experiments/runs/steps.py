@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import isgd_jax
@@ -30,8 +29,10 @@ from isgd_jax.experiments.models import Batch
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
+from isgd_jax.experiments.runs import step_report
 
-METHODS = ('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip')
+_OF_CHART = ('mean', 'sigma', 'control_limit', 'is_undertrained', 'final_loss')
+STEP_KINDS = ('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip')
 
 
 class Carry(NamedTuple):
@@ -194,33 +195,17 @@ def training_step(
       carry.num_evaluations + _spent(algorithm, carry.opt_state, opt_state),
     )
   loss, accuracy = found[0]
-  if algorithm.kind == 'base':
-    no_chart = jnp.nan
-    metrics = StepMetrics(
-      loss=loss,
-      accuracy=accuracy,
-      mean=no_chart,
-      sigma=no_chart,
-      control_limit=no_chart,
-      is_undertrained=False,
-      num_extra_steps=algorithm.num_base_steps - 1,
-      final_loss=loss,
-      num_gradient_evaluations=algorithm.num_base_steps,
-    )
-  else:
+  metrics = StepMetrics(
+    loss=loss,
+    accuracy=accuracy,
+    num_extra_steps=algorithm.num_base_steps - 1,
+    num_gradient_evaluations=carry.num_evaluations - evaluations_before,
+    **step_report.of_chart(loss, carry.opt_state, _OF_CHART),
+  )
+  if algorithm.kind != 'base':
     info = isgd_jax.get_info(carry.opt_state)
-    metrics = StepMetrics(
-      loss=loss,
-      accuracy=accuracy,
-      mean=info.mean,
-      sigma=info.sigma,
-      control_limit=info.control_limit,
-      is_undertrained=info.is_undertrained,
-      num_extra_steps=info.num_chase_steps,
-      final_loss=info.final_loss,
-      num_gradient_evaluations=carry.num_evaluations - evaluations_before,
-    )
-  return carry, jnp.stack([jnp.asarray(m).astype(jnp.float32) for m in metrics])
+    metrics = metrics._replace(num_extra_steps=info.num_chase_steps)
+  return carry, step_report.pack(metrics)
 
 
 def _spent(algorithm: Algorithm, before: Any, after: Any) -> jax.Array | int:
@@ -233,26 +218,4 @@ def _spent(algorithm: Algorithm, before: Any, after: Any) -> jax.Array | int:
   return (
     isgd_jax.get_info(after).num_gradient_evaluations
     - isgd_jax.get_info(before).num_gradient_evaluations
-  )
-
-
-def unpack(packed: np.ndarray) -> StepMetrics:
-  """Takes apart what a run's steps reported.
-
-  Args:
-    packed: [num_steps, number of metrics] float32.
-
-  Returns:
-    `StepMetrics` of arrays [num_steps]: float32, the counts int64, the flags
-    bool.
-
-  Example:
-    >>> unpack(np.zeros((2, len(StepMetrics._fields)))).is_undertrained
-    array([False, False])
-  """
-  metrics = StepMetrics(*np.asarray(packed).T)
-  return metrics._replace(
-    is_undertrained=metrics.is_undertrained.astype(bool),
-    num_extra_steps=metrics.num_extra_steps.astype(np.int64),
-    num_gradient_evaluations=metrics.num_gradient_evaluations.astype(np.int64),
   )

@@ -16,11 +16,13 @@ from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.runs.steps import METHODS
+from isgd_jax.experiments.runs import step_report
+from isgd_jax.experiments.runs.late_blocks import BLOCK_SIZE
+from isgd_jax.experiments.runs.late_blocks import LateBlocks
+from isgd_jax.experiments.runs.steps import STEP_KINDS
 from isgd_jax.experiments.runs.steps import CompiledStep
 from isgd_jax.experiments.runs.steps import StepMetrics
 from isgd_jax.experiments.runs.steps import compile_step
-from isgd_jax.experiments.runs.steps import unpack
 from isgd_jax.experiments.streams import Stream
 
 try:
@@ -28,18 +30,15 @@ try:
 except ImportError as error:
   raise missing_extra('tqdm') from error
 
-# Metrics are fetched this many steps at a time, and one block late: by then
-# the device has the steps of the next block to work on.
-_BLOCK_SIZE = 32
 _ISGD = Algorithm('isgd')
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class RunConfig:
   """What a training run does, apart from its data.
 
   Attributes:
-    method: one of `methods.METHODS`.
+    method: one of `steps.STEP_KINDS`.
     base_optimizer: one of `base_optimizers.base_optimizer_names()`.
     learning_rate: at the start.
     seed: of the initial parameters and of the random trigger.
@@ -86,7 +85,7 @@ class Evaluation(NamedTuple):
   measures: Any
 
 
-class TrainResult(NamedTuple):
+class RunResult(NamedTuple):
   """What a run did and cost.
 
   Attributes:
@@ -150,7 +149,7 @@ def random_trigger(extra_steps: np.ndarray, seed: int) -> np.ndarray:
 
 
 def train(
-  config: TrainConfig,
+  config: RunConfig,
   model: Model,
   stream: Stream,
   *,
@@ -159,7 +158,7 @@ def train(
   evaluate: Callable[[Params], Any] | None = None,
   num_evaluations: int = 1,
   show_progress: bool | None = None,
-) -> TrainResult:
+) -> RunResult:
   """Trains a model on a stream.
 
   A run whose loss is not finite is finished and marked, not interrupted.
@@ -181,7 +180,7 @@ def train(
       terminal only.
 
   Returns:
-    A `TrainResult`.
+    A `RunResult`.
 
   Raises:
     ValueError: a name in `config` is unknown, the stream is empty, or
@@ -191,14 +190,14 @@ def train(
     >>> from isgd_jax.experiments import datasets, models, streams
     >>> data = datasets.load_dataset('digits')
     >>> result = train(
-    ...   TrainConfig(method='base', learning_rate=0.1),
+    ...   RunConfig(method='base', learning_rate=0.1),
     ...   models.build_model('mlp', (8, 8, 1), 10),
     ...   streams.shuffled_epochs(data.train.images, data.train.labels,
     ...     batch_size=32, num_epochs=2, rng=np.random.default_rng(0)))
     >>> bool(result.metrics.loss[-1] < result.metrics.loss[0])
     True
   """
-  check_name('method', config.method, METHODS)
+  check_name('method', config.method, STEP_KINDS)
   if stream.num_batches < 1:
     raise ValueError('the stream has no batch; lower its batch_size')
   num_calls = _num_calls(config, stream.num_batches, isgd_extra_steps)
@@ -223,7 +222,7 @@ def train(
   clock = _Clock()
   with log:
     while True:
-      size = min(_BLOCK_SIZE, interval - log.num_steps % interval)
+      size = min(BLOCK_SIZE, interval - log.num_steps % interval)
       if budget is not None:
         size = min(size, log.num_affordable(budget, algorithm.max_evaluations))
       block = list(itertools.islice(items, size))
@@ -257,7 +256,7 @@ def train(
     metrics = metrics._replace(
       num_extra_steps=num_calls - 1, num_gradient_evaluations=num_calls
     )
-  return TrainResult(
+  return RunResult(
     params=carry.params,
     metrics=metrics,
     run_seconds=run_seconds,
@@ -287,11 +286,10 @@ class _Log:
   """The metrics of the steps, fetched a block late, and a progress bar."""
 
   def __init__(
-    self, config: TrainConfig, num_steps: int, show_progress: bool | None
+    self, config: RunConfig, num_steps: int, show_progress: bool | None
   ):
     self.num_steps = 0
-    self._in_flight: list[jax.Array] = []
-    self._dispatched: list[jax.Array] = []
+    self._late = LateBlocks()
     self._blocks: list[np.ndarray] = []
     self._num_evaluations = 0
     self._bar = tqdm.tqdm(
@@ -311,15 +309,15 @@ class _Log:
 
   def add(self, packed: jax.Array) -> None:
     """One step's metrics, which the device may still be at."""
-    self._dispatched.append(packed)
+    self._late.add(packed)
     self.num_steps += 1
 
   def num_affordable(self, budget: int, max_evaluations: int) -> int:
     """Steps that surely fit into the budget; one if anything is left of it."""
 
     def affordable() -> int:
-      num_unknown = len(self._in_flight) + len(self._dispatched)
-      most_spent = self._num_evaluations + num_unknown * max_evaluations
+      unknown = self._late.num_unknown * max_evaluations
+      most_spent = self._num_evaluations + unknown
       return (budget - most_spent) // max_evaluations
 
     if affordable() < 1:
@@ -329,9 +327,10 @@ class _Log:
 
   def fetch_last_block(self) -> None:
     """Brings the block before the one just dispatched to the host."""
-    if self._in_flight:
-      block = np.stack(jax.device_get(self._in_flight))
-      metrics = unpack(block)
+    found = self._late.turn()
+    if found is not None:
+      block = found.packed
+      metrics = step_report.unpack(StepMetrics, block)
       self._blocks.append(block)
       self._num_evaluations += int(metrics.num_gradient_evaluations.sum())
       self._bar.update(len(block))
@@ -341,17 +340,16 @@ class _Log:
           accuracy=f'{metrics.accuracy.mean():.1%}',
           flagged=f'{metrics.is_undertrained.mean():.1%}',
         )
-    self._in_flight, self._dispatched = self._dispatched, []
 
   def metrics(self) -> StepMetrics:
     """Of all steps, in order."""
     self.fetch_last_block()
     self.fetch_last_block()
-    return unpack(np.concatenate(self._blocks))
+    return step_report.unpack(StepMetrics, np.concatenate(self._blocks))
 
 
 def _compile(
-  model: Model, config: TrainConfig, batch: tuple[np.ndarray, np.ndarray]
+  model: Model, config: RunConfig, batch: tuple[np.ndarray, np.ndarray]
 ) -> tuple[CompiledStep, float]:
   """The program, and the seconds that compiling it took just now, if it did."""
   misses = compile_step.cache_info().misses
@@ -366,7 +364,7 @@ def _compile(
 
 
 def _num_calls(
-  config: TrainConfig, num_batches: int, isgd_extra_steps: np.ndarray | None
+  config: RunConfig, num_batches: int, isgd_extra_steps: np.ndarray | None
 ) -> np.ndarray:
   """[num_steps] int: how often the program is called on each batch."""
   if config.method != 'random':

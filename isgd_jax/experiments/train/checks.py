@@ -165,7 +165,7 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def describe(config: TrainConfig) -> str:
+def describe_options(config: TrainConfig) -> str:
   """The options of a run, one a line.
 
   Args:
@@ -175,7 +175,7 @@ def describe(config: TrainConfig) -> str:
     The names and values, in two columns.
 
   Example:
-    >>> print(describe(TrainConfig()).splitlines()[0])
+    >>> print(describe_options(TrainConfig()).splitlines()[0])
     model                          "mlp"
   """
   options = flatten(dataclasses.asdict(config))

@@ -10,8 +10,8 @@ import types
 import typing
 from typing import Any
 
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.errors import InputError
-from isgd_jax.experiments.files import environment
 from isgd_jax.experiments.files import explained
 from isgd_jax.experiments.files import prepare_output_folder
 from isgd_jax.experiments.files import replace_file

@@ -23,7 +23,7 @@ _FILE_READING_THREADS = 16
 _NUM_CHECKED_RECORDS = 8
 
 
-def load_dataset(config: TrainConfig) -> datasets.Dataset:
+def load_run_dataset(config: TrainConfig) -> datasets.Dataset:
   """The data set of a run.
 
   Args:
@@ -37,7 +37,7 @@ def load_dataset(config: TrainConfig) -> datasets.Dataset:
     InputError: it does not exist, or an option does not go with it.
 
   Example:
-    >>> load_dataset(TrainConfig()).name
+    >>> load_run_dataset(TrainConfig()).name
     'digits'
   """
   data = config.data
@@ -70,7 +70,7 @@ def create_network(
 
   Example:
     >>> config = TrainConfig()
-    >>> network = create_network(config, load_dataset(config), nnx.Rngs(0))
+    >>> network = create_network(config, load_run_dataset(config), nnx.Rngs(0))
   """
   return models.create_model(
     config.model,
@@ -94,7 +94,7 @@ def facts_of(dataset: datasets.Dataset) -> dict[str, Any]:
     DataError: one of these cannot be read.
 
   Example:
-    >>> facts_of(load_dataset(TrainConfig()))['train_examples']
+    >>> facts_of(load_run_dataset(TrainConfig()))['train_examples']
     1437
   """
   checksum = hashlib.sha256()
@@ -122,7 +122,7 @@ def train_cycle(
     dataset: its data set.
 
   Returns:
-    The batches, for `prefetch`.
+    The batches, for `read_ahead`.
 
   Raises:
     ImportError: Grain is missing; the message names the extra.
@@ -130,7 +130,7 @@ def train_cycle(
 
   Example:
     >>> config = TrainConfig()
-    >>> print(train_cycle(config, load_dataset(config))[13].index)
+    >>> print(train_cycle(config, load_run_dataset(config))[13].index)
     1
   """
   data = config.data
@@ -161,7 +161,7 @@ def test_batches(
 
   Example:
     >>> config = TrainConfig()
-    >>> with test_batches(config, load_dataset(config)) as batches:
+    >>> with test_batches(config, load_run_dataset(config)) as batches:
     ...   print(sum(int(batch.weight.sum()) for batch in batches))
     360
   """
@@ -186,10 +186,10 @@ def test_batches(
     num_devices = len(sharding.device_set)
     num_rows = -(-num_examples // num_devices) * num_devices
     cycle = cycle.map(functools.partial(_own_rows, num_rows=num_rows))
-  return prefetch(cycle, config, dataset.test, start=0, sharding=sharding)
+  return read_ahead(cycle, config, dataset.test, start=0, sharding=sharding)
 
 
-def prefetch(
+def read_ahead(
   cycle: 'grain.MapDataset[sampling.CycleBatch]',
   config: TrainConfig,
   source: datasets.Source,
@@ -210,9 +210,9 @@ def prefetch(
 
   Example:
     >>> config = TrainConfig()
-    >>> dataset = load_dataset(config)
+    >>> dataset = load_run_dataset(config)
     >>> cycle = train_cycle(config, dataset)
-    >>> with prefetch(cycle, config, dataset.train, start=13) as batches:
+    >>> with read_ahead(cycle, config, dataset.train, start=13) as batches:
     ...   print(next(batches).index)
     1
   """

@@ -16,6 +16,9 @@ from isgd_jax import sampling
 from isgd_jax.experiments.errors import DataError
 from isgd_jax.experiments.errors import RunStopped
 from isgd_jax.experiments.errors import missing_extra
+from isgd_jax.experiments.runs.late_blocks import BLOCK_SIZE
+from isgd_jax.experiments.runs.late_blocks import Block
+from isgd_jax.experiments.runs.late_blocks import LateBlocks
 from isgd_jax.experiments.train import folder
 from isgd_jax.experiments.train import logs
 from isgd_jax.experiments.train import resumption
@@ -24,7 +27,7 @@ from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.connection import connected
 from isgd_jax.experiments.train.connection import losses_named
 from isgd_jax.experiments.train.devices import DevicesConfig
-from isgd_jax.experiments.train.inputs import prefetch
+from isgd_jax.experiments.train.inputs import read_ahead
 from isgd_jax.experiments.train.inputs import test_batches
 from isgd_jax.experiments.train.plan import Plan
 from isgd_jax.experiments.train.plan import describe
@@ -41,10 +44,6 @@ try:
   import tqdm
 except ImportError as error:
   raise missing_extra('tqdm') from error
-
-# Metrics are fetched this many steps at a time, and one block late: by then
-# the device has the steps of the next block to work on.
-_BLOCK_SIZE = 32
 
 
 class TrainResult(NamedTuple):
@@ -179,7 +178,7 @@ def _train(
       checkpoints=checkpoints,
       log=log,
       batches=stack.enter_context(
-        prefetch(
+        read_ahead(
           plan.cycle,
           config,
           plan.dataset.train,
@@ -255,24 +254,21 @@ class _Run(NamedTuple):
     self, state: RunState, step: int, end: int
   ) -> tuple[RunState, int]:
     """Trains up to `end`, or to where the run is asked to stop."""
-    pending = _Block([], [], 0.0)
+    late = LateBlocks()
     while step < end and self.stop.signum is None:
-      block = _Block([], [], 0.0)
-      for _ in range(min(_BLOCK_SIZE, end - step)):
+      for _ in range(min(BLOCK_SIZE, end - step)):
         asked = time.perf_counter()
         batch = self._next_batch()
         waited = time.perf_counter() - asked
         state, report = self.plan.steps.train(state, batch.data, batch.weight)
         step += 1
-        block.positions.append((step, int(batch.epoch), int(batch.index)))
-        block.reports.append(report)
-        block = block._replace(wait_seconds=block.wait_seconds + waited)
+        position = step, int(batch.epoch), int(batch.index)
+        late.add(report, _Note(position, waited))
         if self.stop.signum is not None:
           break
-      self._fetch(pending)
-      pending = block
+      self._take_in(late.turn())
       self.stop.agree()
-    self._fetch(pending)
+    self._take_in(late.turn())
     return state, step
 
   def _next_batch(self) -> sampling.CycleBatch:
@@ -286,20 +282,22 @@ class _Run(NamedTuple):
         '--num-workers'
       ) from error
 
-  def _fetch(self, block: '_Block') -> None:
-    """Brings a block of reports to the host, and writes and shows it."""
-    if not block.reports:
+  def _take_in(self, block: Block | None) -> None:
+    """Writes and shows a block of reports."""
+    if block is None:
       return
-    report = unpack(np.stack(jax.device_get(block.reports)))
+    report = unpack(block.packed)
+    positions = [note.position for note in block.notes]
     if not report.num_examples.all():
-      step, epoch, batch = block.positions[int(report.num_examples.argmin())]
+      step, epoch, batch = positions[int(report.num_examples.argmin())]
       raise DataError(
         f'batch {batch} of epoch {epoch} (step {step}) has no example that '
         'counts: none of its images can be decoded. Mend the files, or raise '
         '--batch-size'
       )
-    self.log.write_steps(block.positions, report, block.wait_seconds)
-    self.bar.update(len(block.reports))
+    waited = sum(note.wait_seconds for note in block.notes)
+    self.log.write_steps(positions, report, waited)
+    self.bar.update(len(positions))
     totals = self.log.totals
     self.bar.set_postfix(
       loss=f'{report.loss.mean():.3f}',
@@ -333,11 +331,10 @@ class _Run(NamedTuple):
     )
 
 
-class _Block(NamedTuple):
-  """Steps that have been dispatched and not been looked at."""
+class _Note(NamedTuple):
+  """Of a step: its number, epoch and batch, and how long that was awaited."""
 
-  positions: list[tuple[int, int, int]]
-  reports: list[jax.Array]
+  position: tuple[int, int, int]
   wait_seconds: float
 
 

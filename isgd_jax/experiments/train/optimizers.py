@@ -1,11 +1,10 @@
 """The optimizer of a training run: base, learning rate, chart, ISGD."""
 
-from typing import Any
-
 import optax
 
 import isgd_jax
 from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.train.config import IsgdConfig
 from isgd_jax.experiments.train.config import OptimizerConfig
 from isgd_jax.experiments.train.config import TrainConfig
@@ -49,7 +48,7 @@ def build_optimizer(
       batches_per_epoch=isgd.window_size or batches_per_cycle,
       chase_learning_rate=isgd.chase_learning_rate,
     )
-  chart = build_chart(isgd, batches_per_cycle)
+  chart = chart_settings(isgd, batches_per_cycle).build()
   if isgd.method == 'skip':
     return isgd_jax.skip_out_of_control(base, chart)
   if isgd.method == 'watch':
@@ -70,9 +69,7 @@ def build_optimizer(
   )
 
 
-def build_chart(
-  isgd: IsgdConfig, batches_per_cycle: int
-) -> isgd_jax.ControlChart:
+def chart_settings(isgd: IsgdConfig, batches_per_cycle: int) -> ChartSettings:
   """The control chart that a configuration asks for.
 
   Args:
@@ -80,42 +77,29 @@ def build_chart(
     batches_per_cycle: batches in one cycle through the data.
 
   Returns:
-    The chart.
-
-  Raises:
-    ValueError: naming the argument of `isgd_jax` that cannot be, or charts and
-      rules that do not go together.
+    The settings; their `build` makes the chart.
 
   Example:
-    >>> build_chart(IsgdConfig(chart='ewma'), batches_per_cycle=12).kind
+    >>> settings = chart_settings(IsgdConfig(chart='ewma'), 12)
+    >>> settings.build().kind
     'ewma'
   """
-  window: dict[str, Any] = {
-    'window_size': window_size(isgd, batches_per_cycle),
-    'sigma_multiplier': isgd.sigma_multiplier,
-    'sigma_estimator': isgd.sigma_estimator,
-    'flagged_losses': isgd.flagged_losses,
-  }
-  smoothing: dict[str, Any] = (
-    {} if isgd.smoothing is None else {'smoothing': isgd.smoothing}
+  weight = 'baseline_smoothing' if isgd.chart == 'difference' else 'smoothing'
+  smoothing = {} if isgd.smoothing is None else {weight: isgd.smoothing}
+  return ChartSettings(
+    kind=isgd.chart,
+    window_size=window_size(isgd, batches_per_cycle),
+    sigma_multiplier=isgd.sigma_multiplier,
+    sigma_estimator=isgd.sigma_estimator,
+    flagged_losses=isgd.flagged_losses,
+    limit_width=isgd.limit_width,
+    allowance=isgd.allowance,
+    decision_interval=isgd.decision_interval,
+    run_rules=isgd.run_rules,
+    restart_after=isgd.restart_after,
+    cycle_length=batches_per_cycle,
+    **smoothing,
   )
-  if isgd.chart == 'difference':
-    chart = isgd_jax.difference_chart(batches_per_cycle, **window, **smoothing)
-  else:
-    chart = isgd_jax.shewhart(**window)
-  if isgd.chart == 'ewma':
-    chart = isgd_jax.ewma(
-      limit_width=isgd.limit_width, reference=chart, **smoothing
-    )
-  elif isgd.chart == 'cusum':
-    chart = isgd_jax.cusum(
-      isgd.allowance, isgd.decision_interval, reference=chart
-    )
-  if isgd.run_rules != 'none':
-    chart = isgd_jax.with_run_rules(chart, isgd.run_rules)
-  if isgd.restart_after is not None:
-    chart = isgd_jax.with_restart(chart, isgd.restart_after)
-  return chart
 
 
 def window_size(isgd: IsgdConfig, batches_per_cycle: int) -> int:

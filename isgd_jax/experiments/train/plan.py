@@ -19,7 +19,7 @@ from isgd_jax.experiments.train.devices import check_last_batch
 from isgd_jax.experiments.train.devices import place
 from isgd_jax.experiments.train.inputs import create_network
 from isgd_jax.experiments.train.inputs import facts_of
-from isgd_jax.experiments.train.inputs import load_dataset
+from isgd_jax.experiments.train.inputs import load_run_dataset
 from isgd_jax.experiments.train.inputs import train_cycle
 from isgd_jax.experiments.train.optimizers import build_optimizer
 from isgd_jax.experiments.train.steps import RunState
@@ -87,7 +87,7 @@ def make_plan(
     checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
   placement = place(devices or DevicesConfig(), config.data.batch_size)
   try:
-    dataset = load_dataset(config)
+    dataset = load_run_dataset(config)
     check_last_batch(placement, config.data, len(dataset.train))
     cycle = train_cycle(config, dataset)
     batches_per_cycle = sampling.batches_per_cycle(
@@ -136,7 +136,7 @@ def describe(config: TrainConfig, plan: Plan) -> str:
   dataset = plan.dataset
   sizes = [leaf.size for leaf in jax.tree.leaves(plan.template.params)]
   return (
-    f'{checks.describe(config)}\n\n'
+    f'{checks.describe_options(config)}\n\n'
     f'{len(dataset.train):,} examples to train on and {len(dataset.test):,} to '
     f'test on; {plan.batches_per_cycle:,} batches an epoch, '
     f'{plan.num_steps:,} steps in all; {sum(sizes):,} parameters; on '

@@ -11,8 +11,16 @@ import optax
 
 import isgd_jax
 from isgd_jax.experiments.datasets import Dataset
+from isgd_jax.experiments.models import cross_entropy
+from isgd_jax.experiments.runs import step_report
 
 Record = dict[str, jax.Array]
+
+_OF_CHART = (
+  *('mean', 'sigma', 'control_limit', 'is_undertrained', 'is_chase_reverted'),
+  *('num_chase_steps', 'final_loss', 'lower_limit', 'statistic'),
+  *('is_well_trained', 'is_skipped', 'violated_rules'),
+)
 
 
 class RunState(NamedTuple):
@@ -224,19 +232,7 @@ def unpack(packed: np.ndarray) -> StepReport:
     >>> unpack(np.zeros((2, len(StepReport._fields)))).is_undertrained
     array([False, False])
   """
-  report = StepReport(*np.asarray(packed).T)
-  counts = (
-    *('num_examples', 'num_undecodable', 'num_chase_steps'),
-    *('num_gradient_evaluations', 'violated_rules'),
-  )
-  flags = (
-    *('is_undertrained', 'is_chase_reverted', 'is_well_trained'),
-    'is_skipped',
-  )
-  return report._replace(
-    **{name: getattr(report, name).astype(np.int64) for name in counts},
-    **{name: getattr(report, name).astype(bool) for name in flags},
-  )
+  return step_report.unpack(StepReport, packed)
 
 
 def _pure_loss(
@@ -274,10 +270,9 @@ def _sums(
     # A label of -1 marks an example without one, an undecodable image say.
     weight = jnp.where(labels >= 0, weight, 0.0)
     labels = jnp.maximum(labels, 0)
-  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  is_right = (logits.argmax(-1) == labels).astype(jnp.float32)
   losses, is_right = (
-    x.reshape(len(x), -1).mean(axis=1) for x in (losses, is_right)
+    x.astype(jnp.float32).reshape(len(x), -1).mean(axis=1)
+    for x in cross_entropy(logits, labels)
   )
   return Sums(
     jnp.sum(weight * losses),
@@ -308,46 +303,23 @@ def _report(
   # `scale_by_mean_loss`'s state; 1 without it.
   nodes = jax.tree.leaves(new_state, is_leaf=_is_scale_state)
   scale = next((n.scale for n in nodes if _is_scale_state(n)), 1.0)
-  no_chart = jnp.nan
-  report = StepReport(
-    loss=loss,
-    accuracy=sums.accuracy / jnp.maximum(sums.num_examples, 1.0),
-    learning_rate=jnp.nan if rate is None else rate * scale,
-    num_examples=sums.num_examples,
-    num_undecodable=sums.num_undecodable,
-    mean=no_chart,
-    sigma=no_chart,
-    control_limit=no_chart,
-    is_undertrained=False,
-    is_chase_reverted=False,
-    num_chase_steps=0,
-    final_loss=loss,
-    num_gradient_evaluations=1,
-    lower_limit=no_chart,
-    statistic=no_chart,
-    is_well_trained=False,
-    is_skipped=False,
-    violated_rules=0,
-  )
+  evaluations = 1
   if isinstance(new_state, isgd_jax.ISGDState | isgd_jax.SkipState):
-    before = isgd_jax.get_info(old_state).num_gradient_evaluations
-    info = isgd_jax.get_info(new_state)
-    report = report._replace(
-      mean=info.mean,
-      sigma=info.sigma,
-      control_limit=info.control_limit,
-      is_undertrained=info.is_undertrained,
-      is_chase_reverted=info.is_chase_reverted,
-      num_chase_steps=info.num_chase_steps,
-      final_loss=info.final_loss,
-      num_gradient_evaluations=info.num_gradient_evaluations - before,
-      lower_limit=info.lower_limit,
-      statistic=info.statistic,
-      is_well_trained=info.is_well_trained,
-      is_skipped=info.is_skipped,
-      violated_rules=info.violated_rules,
+    evaluations = (
+      isgd_jax.get_info(new_state).num_gradient_evaluations
+      - isgd_jax.get_info(old_state).num_gradient_evaluations
     )
-  return jnp.stack([jnp.asarray(x, jnp.float32) for x in report])
+  return step_report.pack(
+    StepReport(
+      loss=loss,
+      accuracy=sums.accuracy / jnp.maximum(sums.num_examples, 1.0),
+      learning_rate=jnp.nan if rate is None else rate * scale,
+      num_examples=sums.num_examples,
+      num_undecodable=sums.num_undecodable,
+      num_gradient_evaluations=evaluations,
+      **step_report.of_chart(loss, new_state, _OF_CHART),
+    )
+  )
 
 
 def _is_scale_state(node: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 from isgd_jax.experiments import files
 from isgd_jax.experiments.demo import command
 from isgd_jax.experiments.demo import summary as summary_lib
+from isgd_jax.experiments.runs import step_records
 from isgd_jax.experiments.runs.records import read_runs
 
 pytestmark = pytest.mark.whole_runs
@@ -192,7 +193,7 @@ def test_figures_are_pictures_of_the_stated_width(folder, name):
 
 
 def test_drawn_steps_are_those_of_the_first_reported_runs(folder, records):
-  steps = files.read_steps(folder / 'steps.jsonl')
+  steps = step_records.read_steps(folder / 'steps.jsonl')
   drawn = {
     r['id']: r['summary']
     for r in records

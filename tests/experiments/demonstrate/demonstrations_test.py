@@ -88,7 +88,7 @@ def test_every_run_is_recorded_with_all_that_made_it(records):
 def test_looking_at_batches_does_not_change_the_run(records):
   record = records[RUNS.index(('momentum', 'base'))]
   result = run_training.train(
-    METHODS['base'].train_config(TASK, 'momentum', 0.02, 0),
+    METHODS['base'].run_config(TASK, 'momentum', 0.02, 0),
     tasks.build_task_model(TASK),
     tasks.build_stream(TASK, 0),
   )
@@ -151,7 +151,7 @@ def test_the_large_form_is_kept_in_300_kb(tmp_path, monkeypatch):
     evaluations = [
       run_training.Evaluation(step, step, 1.0, evaluate(None)) for step in steps
     ]
-    return run_training.TrainResult(
+    return run_training.RunResult(
       None, metrics, 1.0, 1.0, False, tuple(evaluations)
     )
 
@@ -295,7 +295,7 @@ def test_a_run_that_diverged_is_drawn_and_described(folder, tmp_path):
   kinds = rows[RUNS.index(('momentum', 'base'))]['batch_kinds']
   for losses in (*kinds['single_class'], *kinds['iid']):
     losses[5:] = [None] * len(losses[5:])
-  demonstrations.results.write_records(tmp_path / FILE, rows)
+  demonstrations.files.write_records(tmp_path / FILE, rows)
   assert len(demonstrations.draw_demonstrations(tmp_path)) == 4
   text = demonstrations.describe_demonstrations(
     demonstrations.read_demonstrations(tmp_path)

@@ -8,8 +8,9 @@ import urllib.parse
 from matplotlib import image
 import pytest
 
-from isgd_jax.experiments import files as files_lib
+from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.report.command import report
+from isgd_jax.experiments.runs import records
 from tests.experiments.report import synthetic
 from tests.experiments.report.synthetic import CYCLE
 from tests.experiments.report.synthetic import STREAM
@@ -249,10 +250,10 @@ def test_both_forms_of_the_ablation_are_ablations(folder, out):
 
 def test_two_environments_are_both_told(folder, out, monkeypatch):
   folder.row(CYCLE, 'sgd', 'base', [1.0])
-  elsewhere = files_lib.environment()
+  elsewhere = environment()
   elsewhere['hardware'] |= {'device': 'NVIDIA H200', 'num_cpus': 1}
   elsewhere['versions'] |= {'commit': None}
-  monkeypatch.setattr(files_lib, 'environment', lambda: elsewhere)
+  monkeypatch.setattr(records, 'environment', lambda: elsewhere)
   folder.row(CYCLE, 'sgd', 'isgd', [1.0])
   (line,) = (
     line

@@ -1,6 +1,5 @@
 """Records of runs that were never made, as `compare` would write them."""
 
-import dataclasses
 import itertools
 from typing import Any
 
@@ -76,7 +75,7 @@ class Folder:
     for name, value in changes.items():
       (summary if name in summary else record)[name] = value
     identity = (task.name, base, method, purpose, rate, seed, task.num_batches)
-    algorithm = dataclasses.asdict(METHODS[method].isgd)
+    algorithm = METHODS[method].isgd.as_record()
     algorithm |= {'kind': METHODS[method].kind, 'grid': RATES} | options
     Store(self.path / f'{workload}.jsonl').append(
       {
@@ -90,7 +89,7 @@ class Folder:
         'summary': summary,
         **record,
       },
-      task=dataclasses.asdict(task),
+      task=task.as_record(),
       algorithm=algorithm,
     )
 

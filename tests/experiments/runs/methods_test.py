@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
 from isgd_jax.experiments.optimizers.base_optimizers import learning_rate_grid
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs import methods
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
@@ -32,7 +32,7 @@ workloads = pytest.mark.parametrize(
 def test_every_method_over_every_base_optimizer_can_be_built(workload):
   bases = workload.base_optimizers
   algorithms = {
-    METHODS[name].train_config(task, base, 0.1, 0).algorithm
+    METHODS[name].run_config(task, base, 0.1, 0).algorithm
     for task in workload.tasks
     for name in workload.methods
     for base in bases
@@ -51,7 +51,7 @@ def test_no_two_methods_of_a_workload_are_the_same_run(workload):
     runs = {}
     for name in workload.methods:
       method = METHODS[name]
-      config = method.train_config(task, 'sgd', 0.1, 0)
+      config = method.run_config(task, 'sgd', 0.1, 0)
       key = config.method, config.algorithm, config.decay_evaluations
       is_reshuffled = method.is_reshuffled and task.order == 'cycle'
       other = runs.setdefault((*key, is_reshuffled), name)
@@ -86,7 +86,7 @@ def test_a_variant_is_isgd_with_something_changed(name):
 
 def test_isgd_s_window_is_the_task_s_and_all_else_the_method_s():
   for name in ('isgd', 'paper-isgd', 'skip', 'ewma 0.1, width 4'):
-    chart = METHODS[name].train_config(STREAM, 'sgd', 0.1, 0).algorithm.chart
+    chart = METHODS[name].run_config(STREAM, 'sgd', 0.1, 0).algorithm.chart
     expected = dataclasses.replace(
       METHODS[name].isgd.chart, window_size=STREAM.window_size
     )
@@ -111,7 +111,7 @@ def test_isgd_s_window_is_the_task_s_and_all_else_the_method_s():
   ],
 )
 def test_a_decayed_rate_ends_with_the_evaluations(task, name, expected):
-  config = METHODS[name].train_config(task, 'sgd', 0.1, 0)
+  config = METHODS[name].run_config(task, 'sgd', 0.1, 0)
   assert config.decay_evaluations == expected
 
 

@@ -11,7 +11,7 @@ from isgd_jax.experiments.runs import outcomes
 from isgd_jax.experiments.runs.steps import StepMetrics
 from isgd_jax.experiments.runs.tasks import Measures
 from isgd_jax.experiments.runs.training import Evaluation
-from isgd_jax.experiments.runs.training import TrainResult
+from isgd_jax.experiments.runs.training import RunResult
 from tests.experiments.report.synthetic import CYCLE
 from tests.experiments.report.synthetic import STREAM
 
@@ -27,7 +27,7 @@ def result_of(num_steps, loss=1.0, accuracy: Any = 0.5, evaluations=()):
     num_extra_steps=spent - 1,
     is_undertrained=spent > 1,
   )
-  return TrainResult(
+  return RunResult(
     None, metrics, 1.23456789, 0.5, not np.isfinite(loss), evaluations
   )
 

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from isgd_jax.experiments import files
+from isgd_jax.experiments.environment import environment
+from isgd_jax.experiments.runs import records
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.records import read_runs
 
@@ -44,7 +46,7 @@ def test_a_run_reads_back_with_all_that_it_shares(path):
   (record,) = read_runs(path)
   assert record['task_config'] == TASK
   assert record['algorithm'] == ALGORITHM
-  assert record['environment'] == files.plain(files.environment())
+  assert record['environment'] == files.plain(environment())
   assert record['summary'] == {'loss': 0.5}
   assert (record['task'], record['method']) == (TASK['name'], 'isgd')
 
@@ -130,8 +132,8 @@ def test_settings_that_come_back_count_again(path):
 
 def test_a_run_keeps_the_environment_that_it_was_made_in(path, monkeypatch):
   append(Store(path), run('a'))
-  then = files.plain(files.environment())
-  monkeypatch.setattr(files, 'environment', lambda: {'hardware': 'other'})
+  then = files.plain(environment())
+  monkeypatch.setattr(records, 'environment', lambda: {'hardware': 'other'})
   store = Store(path)
   other = {**ALGORITHM, 'grid': [0.1, 0.3]}
   find(store, 'a', algorithm=other)

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs.methods import METHODS
 from isgd_jax.experiments.runs.records import read_runs
 from isgd_jax.experiments.runs.runner import Entry
@@ -24,7 +24,7 @@ def test_every_committed_run_is_found_under_the_name_it_was_given(path):
   assert runs
   for run in runs:
     task, method = Task(**run['task_config']), METHODS[run['method']]
-    config = method.train_config(
+    config = method.run_config(
       task, run['base'], run['learning_rate'], run['seed']
     )
     identity = run_identity(

@@ -9,8 +9,8 @@ import pytest
 
 from isgd_jax.experiments import files
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
 from isgd_jax.experiments.optimizers.base_optimizers import learning_rate_grid
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs import outcomes
 from isgd_jax.experiments.runs import runner
 from isgd_jax.experiments.runs import tasks
@@ -54,7 +54,7 @@ METHODS = tuple(
   dataclasses.replace(method, isgd=NARROW)
   for method in resolve_methods(('base', 'twice', 'isgd', 'random'))
 )
-PLAN = runner.Plan(
+PLAN = runner.ComparisonPlan(
   STREAM,
   ('momentum',),
   METHODS,
@@ -290,7 +290,7 @@ def test_a_record_holds_the_full_configuration(stream_records):
       'solver_options': tuple(map(tuple, fields['solver_options'])),
     }
     (method,) = (m for m in METHODS if m.name == record['method'])
-    config = method.train_config(STREAM, record['base'], 0.1, 0)
+    config = method.run_config(STREAM, record['base'], 0.1, 0)
     assert Algorithm(**fields) == config.algorithm
 
 

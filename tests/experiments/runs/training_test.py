@@ -17,9 +17,9 @@ from isgd_jax.experiments import datasets
 from isgd_jax.experiments import models
 from isgd_jax.experiments import streams
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.algorithms import ChartSettings
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.optimizers.base_optimizers import build_base_optimizer
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs import steps as run_steps
 from isgd_jax.experiments.runs import training as run_training
 from isgd_jax.experiments.runs.ablation import VARIANTS
@@ -73,7 +73,7 @@ def config(method, base_optimizer='momentum', **kwargs):
     'seed': 5,
     'isgd': ISGD,
   }
-  return run_training.TrainConfig(method, base_optimizer, **defaults | kwargs)
+  return run_training.RunConfig(method, base_optimizer, **defaults | kwargs)
 
 
 def plain_loop(
