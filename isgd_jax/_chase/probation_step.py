@@ -77,6 +77,10 @@ def chase_on_probation(
   def trip(carry: _Carry) -> _Carry:
     """Evaluates the rival, or chases."""
     trust = probation.unpack(carry.packed_trust)
+    # Else XLA hoists a product with the state out of this loop, into each step.
+    is_probe, frozen_state = jax.lax.optimization_barrier(
+      (carry.is_probe, base_state)
+    )
     grad = optax.tree.cast_like(carry.slot, updates)
 
     def judge_rival(loss):
@@ -86,10 +90,10 @@ def chase_on_probation(
 
     result = chase_step.chase_from(
       settings,
-      chase_step.Base(base_update, base_state, params, updates),
+      chase_step.Base(base_update, frozen_state, params, grad),
       batch,
-      updates,
-      base_update(grad, base_state, params)[0],
+      grad,
+      base_update(grad, frozen_state, params)[0],
       start=params,
       start_grad=grad if batch.grad is None else batch.grad,
       probe=loop.Probe(
@@ -114,7 +118,7 @@ def chase_on_probation(
       trust, is_chased, own_gain=batch.loss - result.loss
     )
     slot, rival = _place_candidates(
-      base_update, base_state, params, carry, result, is_undone, leads
+      base_update, frozen_state, params, carry, result, is_undone, leads
     )
     outcome = chase_step.outcome_of(result, batch.loss)
     outcome = outcome._replace(

@@ -86,7 +86,7 @@ def chase_or_update(
     grad = optax.tree.cast_like(slot, updates)
     result = chase_from(
       settings,
-      Base(base_update, base_state, params, updates),
+      Base(base_update, base_state, params, grad),
       batch,
       grad,
       base_update(grad, base_state, params)[0],
