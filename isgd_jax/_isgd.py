@@ -143,7 +143,8 @@ def isgd(
       it is tried in the shadow, and the parameters are those of the base
       optimizer, bit for bit. One evaluation more on each of the four batches
       after a chase that is judged, one copy of the parameters more in the
-      state, and extra evaluations bounded by 18 % of the steps and 20. None
+      state, and a chase only where all extra evaluations stay within 20 % of
+      the training steps (four more, of its probation, may follow). None
       stands for True where chases are in place of the base update, under the
       guard and with a frozen base state; elsewhere it cannot be.
     axis_name: name or names of the device axis that the losses are averaged

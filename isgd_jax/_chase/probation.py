@@ -31,20 +31,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Chosen on real and on made streams together (RESULTS.md): the gain of a chase
-# does not separate the streams on which chases pay after one batch; after four
-# it does, and after eight the rival has drifted away from what it stands for.
+# After one batch the gains do not tell the streams on which chases pay from the
+# others; after four they do, and after eight the rival has drifted away from
+# what it stands for.
 NUM_BATCHES = 4
 _FORGETTING = 0.98
-_LEAST_Z = 1.25
+# Just below the root of two: two chases of equal gain are trusted, one is not.
+_LEAST_Z = 1.4
 _LEAST_TRANSFER = 0.25
 # Chases that are refused between two trials in the shadow, at most.
 _LONGEST_PAUSE = 32
 # Trusted chases of which one is judged, at most.
 _MOST_UNJUDGED = 8
-# Extra evaluations: this share of the steps, and as many at once.
-_EXTRA_SHARE = 0.18
-_EXTRA_AT_ONCE = 20
+# Extra evaluations, as a share of the training steps, that no chase may exceed.
+_EXTRA_SHARE = 0.2
 # A loss that is not finite counts as so many times what the chase took off.
 _WORST = 100.0
 
@@ -266,7 +266,7 @@ def admit(
     The record, and whether to chase.
   """
   dtype = trust.gain.dtype
-  allowed = _EXTRA_SHARE * num_steps.astype(dtype) + _EXTRA_AT_ONCE
+  allowed = _EXTRA_SHARE * (num_steps + 1).astype(dtype)
   most = num_extra.astype(dtype) + jnp.asarray(max_steps, dtype) + 1
   would = is_flagged & ~trust.is_on_probation & (most <= allowed)
   waits = would & ~is_trusted(trust) & (trust.pause > 0)
