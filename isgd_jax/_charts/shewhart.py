@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from isgd_jax import _checks
-from isgd_jax._charts import window
+from isgd_jax._charts import estimators
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
 from isgd_jax._charts.chart import read_limits
 
 _STATISTICS = {
-  'std': window.mean_and_std,
-  'sample_std': lambda n: window.mean_and_std(n, ddof=1),
-  'moving_range': window.mean_and_moving_range,
-  'mad': window.median_and_mad,
+  'std': estimators.mean_and_std,
+  'sample_std': lambda n: estimators.mean_and_std(n, ddof=1),
+  'moving_range': estimators.mean_and_moving_range,
+  'mad': estimators.median_and_mad,
 }
 _FLAGGED = ('keep', 'winsorize', 'leave_out')
 
@@ -220,7 +220,7 @@ def paper_chart(batches_per_epoch: int) -> ControlChart:
   """
   # A sample of n has no z-score above sqrt(n - 1): 3 is out of reach at 10.
   _checks.check_integer('batches_per_epoch', batches_per_epoch, minimum=11)
-  statistics = window.mean_and_std(batches_per_epoch)
+  statistics = estimators.mean_and_std(batches_per_epoch)
 
   def update_fn(
     state: Any, loss: jax.typing.ArrayLike
