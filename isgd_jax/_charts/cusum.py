@@ -102,6 +102,7 @@ def cusum(
     state: CusumState, loss: jax.typing.ArrayLike
   ) -> tuple[CusumState, ChartReading]:
     reference_state, given = reference.update(state.reference_state, loss)
+    given = chart_lib.as_arrays(given, None, loss)
     is_ready, is_new, z = standardised.standardise(given, loss, clip)
     high = jnp.maximum(state.high + z - allowance, 0.0)
     low = jnp.maximum(state.low - z - allowance, 0.0)
@@ -109,7 +110,12 @@ def cusum(
     low = jnp.where(is_new, low, state.low)
     limit = jnp.asarray(decision_interval).astype(given.mean.dtype)
     reading = standardised.read_standardised(
-      given, is_new, jnp.where(high >= low, high, -low), limit, limit
+      given,
+      is_new,
+      jnp.where(high >= low, high, -low),
+      limit,
+      limit,
+      limit + allowance - state.high,
     )
     reading = reading._replace(
       is_above=is_new & (high > limit), is_below=is_new & (low > limit)

@@ -20,21 +20,40 @@ from isgd_jax._charts.window import WindowState
 RANGE_PER_SIGMA = 1.128
 SIGMA_PER_MAD = 1.4826
 
+Limits = tuple[jax.Array, jax.Array]
+
+
+class Estimate(NamedTuple):
+  """Centre line and sigma, float scalars; zeros while the window is empty.
+
+  Attributes:
+    anchor: a loss near the centre line, exactly as it was.
+    offset: the centre line minus the anchor. Their sum is rounded to the digits
+      of the losses, which on small noise may be a good part of sigma.
+    sigma: the standard deviation.
+  """
+
+  anchor: jax.Array
+  offset: jax.Array
+  sigma: jax.Array
+
 
 class WindowStatistics(NamedTuple):
   """A window of losses with its estimators: pure functions.
 
   Attributes:
     init: `init() -> state`, an empty window.
-    read: `read(state) -> (mean, sigma)`; zeros while it is empty.
-    take_in: `take_in(state, loss) -> state`; a non-finite loss is left out.
+    read: `read(state) -> Estimate`.
+    take_in: `take_in(state, loss, limits) -> state`; a non-finite loss is left
+      out. `limits`, a lower and an upper one or None, are where a loss beyond
+      them is clipped to.
     num_taken_in: `num_taken_in(state)`, int32 scalar, exact up to n.
     restart: `restart(state, is_due) -> state`, emptied where `is_due`.
   """
 
   init: Callable[[], Any]
-  read: Callable[[Any], tuple[jax.Array, jax.Array]]
-  take_in: Callable[[Any, jax.Array], Any]
+  read: Callable[[Any], Estimate]
+  take_in: Callable[[Any, jax.Array, Limits | None], Any]
   num_taken_in: Callable[[Any], jax.Array]
   restart: Callable[[Any, jax.Array], Any]
 
@@ -45,7 +64,7 @@ class MovingRangeState(NamedTuple):
   Attributes:
     losses: :class:`WindowState` of the n losses.
     ranges: :class:`WindowState` of the n - 1 ranges between them.
-    last: float scalar, the loss taken in last.
+    last: float scalar, the loss taken in last, as it was found.
   """
 
   losses: WindowState
@@ -77,17 +96,19 @@ def mean_and_std(window_size: int, ddof: int = 0) -> WindowStatistics:
   """
 
   def read(state):
-    anchor, offset, squares = window_lib.summary(state, window_size)
+    summary = window_lib.summary(state, window_size)
     total = jnp.minimum(state.num_taken_in, window_size)
     # Not 0 / 0: jax_debug_nans is to find the user's NaNs, not ours.
-    freedom = jnp.maximum(total - ddof, 1).astype(squares.dtype)
-    mean = jnp.where(total > 0, anchor + offset, 0.0)
-    return mean, jnp.where(total > 0, jnp.sqrt(squares / freedom), 0.0)
+    freedom = jnp.maximum(total - ddof, 1).astype(summary.dtype)
+    anchor, offset, root = jnp.where(total > 0, summary, 0.0)
+    return Estimate(anchor, offset, root / jnp.sqrt(freedom))
 
   return WindowStatistics(
     init=lambda: window_lib.empty(window_size),
     read=read,
-    take_in=lambda state, loss: window_lib.take_in(state, loss, window_size),
+    take_in=lambda state, loss, limits: window_lib.take_in(
+      state, loss, window_size, limits
+    ),
     num_taken_in=lambda state: state.num_taken_in,
     restart=window_lib.forget,
   )
@@ -97,7 +118,9 @@ def mean_and_moving_range(window_size: int) -> WindowStatistics:
   """Mean, and average range of consecutive losses over 1.128.
 
   A shift of the level makes one range large and no other, so it hardly
-  inflates this sigma.
+  inflates this sigma. Ranges are those of losses as they were found: losses
+  clipped to one limit have none, and limits made from such would close in. The
+  range itself is clipped to what two losses within the limits can have.
   """
   losses = mean_and_std(window_size)
   ranges = mean_and_std(window_size - 1)
@@ -106,19 +129,24 @@ def mean_and_moving_range(window_size: int) -> WindowStatistics:
     return MovingRangeState(losses.init(), ranges.init(), jnp.zeros(()))
 
   def read(state):
-    mean, _ = losses.read(state.losses)
-    mean_range, _ = ranges.read(state.ranges)
-    return mean, mean_range / RANGE_PER_SIGMA
+    centre = losses.read(state.losses)
+    of_ranges = ranges.read(state.ranges)
+    mean_range = of_ranges.anchor + of_ranges.offset
+    return centre._replace(sigma=mean_range / RANGE_PER_SIGMA)
 
-  def take_in(state, loss):
+  def take_in(state, loss, limits):
     is_finite = jnp.isfinite(loss)
     loss = window_lib.bounded(loss, window_size)
     # Not finite, and so not taken in, where there is no loss before this one.
     has_last = state.losses.num_taken_in > 0
     new_range = jnp.where(has_last, jnp.abs(loss - state.last), jnp.inf)
+    of_ranges = None
+    if limits is not None:
+      lower, upper = limits
+      of_ranges = (jnp.zeros_like(lower), upper - lower)
     return MovingRangeState(
-      losses.take_in(state.losses, loss),
-      ranges.take_in(state.ranges, new_range),
+      losses.take_in(state.losses, loss, limits),
+      ranges.take_in(state.ranges, new_range, of_ranges),
       jnp.where(is_finite, loss, state.last),
     )
 
@@ -157,23 +185,24 @@ def median_and_mad(window_size: int) -> WindowStatistics:
   def read(state):
     count = jnp.minimum(state.num_taken_in, window_size)
     low, high = middle(count)
-    median = (state.in_order[low] + state.in_order[high]) / 2
-    median = jnp.where(count > 0, median, 0.0)
-    padded = jnp.concatenate(
-      [state.in_order, jnp.full_like(state.in_order, jnp.inf)]
-    )
+    anchor, above = state.in_order[low], state.in_order[high]
+    anchor = jnp.where(count > 0, anchor, 0.0)
+    offset = jnp.where(count > 0, (above - anchor) / 2, 0.0)
+    deviations = (state.in_order - anchor) - offset
+    padded = jnp.concatenate([deviations, jnp.full_like(deviations, jnp.inf)])
 
     def deviation(rank):
       """The deviation of that rank: it reaches rank + 1 losses in a row."""
       last = jax.lax.dynamic_slice_in_dim(padded, rank, window_size)
-      return jnp.min(jnp.maximum(median - state.in_order, last - median))
+      return jnp.min(jnp.maximum(-deviations, last))
 
     mad = (deviation(low) + deviation(high)) / 2
-    return median, jnp.where(count > 0, SIGMA_PER_MAD * mad, 0.0)
+    sigma = jnp.where(count > 0, SIGMA_PER_MAD * mad, 0.0)
+    return Estimate(anchor, offset, sigma)
 
-  def take_in(state, loss):
+  def take_in(state, loss, limits):
     is_finite = jnp.isfinite(loss)
-    loss = window_lib.bounded(loss, window_size)
+    loss = window_lib.bounded(loss, window_size, limits)
     position = window_lib.next_position(state.num_taken_in, window_size)
     is_full = state.num_taken_in >= window_size
     oldest = jnp.where(is_full, state.window[position], jnp.inf)

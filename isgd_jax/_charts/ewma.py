@@ -103,6 +103,7 @@ def ewma(
     state: EwmaState, loss: jax.typing.ArrayLike
   ) -> tuple[EwmaState, ChartReading]:
     reference_state, given = reference.update(state.reference_state, loss)
+    given = chart_lib.as_arrays(given, None, loss)
     is_ready, is_new, z = standardised.standardise(given, loss, clip)
     average = jnp.where(
       is_new, (1 - smoothing) * state.average + smoothing * z, state.average
@@ -113,7 +114,12 @@ def ewma(
     variance = smoothing / (2 - smoothing) * (1 - remainder)
     limit = limit_width * jnp.sqrt(variance)
     reading = standardised.read_standardised(
-      given, is_new, average, limit, limit
+      given,
+      is_new,
+      average,
+      limit,
+      limit,
+      (limit - (1 - smoothing) * state.average) / smoothing,
     )
     # In Phase I, also one entered anew, the average starts again.
     return (

@@ -34,7 +34,7 @@ def standardise(
   is_ready = jnp.isfinite(given.upper_limit)
   is_new = is_ready & jnp.isfinite(loss)
   z = chart_lib.z_score(given, jnp.where(is_new, loss, given.mean))
-  return is_ready, is_new, jnp.clip(z, -clip, clip)
+  return is_ready, is_new, jnp.where(is_new, jnp.clip(z, -clip, clip), 0.0)
 
 
 def read_standardised(
@@ -43,11 +43,13 @@ def read_standardised(
   statistic: jax.Array,
   upper: jax.Array,
   lower: jax.Array,
+  limit_of_z: jax.Array,
 ) -> ChartReading:
   """A reading of a statistic in sigmas, in terms of the reference's reading.
 
-  `upper` and `lower` are the distances of the limits from the mean, in sigmas.
-  It is judged in sigmas, and so also where sigma is 0.
+  `upper` and `lower` are the distances of the limits from the mean, in sigmas;
+  `limit_of_z` is the standardised loss at which the statistic would have been
+  at its upper limit. It is judged in sigmas, and so also where sigma is 0.
   """
   is_ready = jnp.isfinite(given.upper_limit)
   return ChartReading(
@@ -59,4 +61,13 @@ def read_standardised(
     is_below=is_new & (statistic < -lower),
     statistic=given.mean + given.sigma * statistic,
     violated_rules=jnp.zeros((), jnp.int32),
+    # Not below the mean: after a row of high losses the statistic may be beyond
+    # its limit whatever this loss is.
+    loss_limit=jnp.where(
+      is_ready,
+      given.mean + given.sigma * jnp.maximum(limit_of_z, 0.0),
+      jnp.inf,
+    ),
+    deviation=given.deviation,
+    baseline=given.baseline,
   )

@@ -18,9 +18,10 @@ class WindowState(NamedTuple):
   subtracted from a running sum, so no rounding error accumulates, and one
   update costs O(n^(1/3)).
 
-  A summary is an anchor, the mean minus the anchor, and the sum of squared
-  deviations from the mean. The anchor is one of the values: deviations from it
-  keep the digits of small noise on a large loss.
+  A summary is an anchor, the mean minus the anchor, and the root of the sum of
+  squared deviations from the mean. The anchor is one of the values: deviations
+  from it keep the digits of small noise on a large loss. The root has the units
+  of the loss: squares of small losses would be zero, of large ones infinite.
 
   The fields are few because each leaf of an optimizer state costs a microsecond
   or two whenever a step is dispatched.
@@ -71,11 +72,14 @@ def summary(state: WindowState, window_size: int) -> jax.Array:
 
 
 def take_in(
-  state: WindowState, loss: jax.Array, window_size: int
+  state: WindowState,
+  loss: jax.Array,
+  window_size: int,
+  limits: tuple[jax.Array, jax.Array] | None = None,
 ) -> WindowState:
   """The window with `loss` in place of its oldest value, if it is finite."""
   is_finite = jnp.isfinite(loss)
-  loss = bounded(loss, window_size)
+  loss = bounded(loss, window_size, limits)
   place = _locate(state.num_taken_in, window_size)
   state = _write(state, place, loss, is_finite, window_size)
   return _summarise(state, place, window_size)
@@ -149,23 +153,31 @@ def _of_values(losses: jax.Array, count: jax.Array) -> jax.Array:
   anchor = losses[0]
   deviations = jnp.where(is_in, losses - anchor, 0.0)
   offset = jnp.sum(deviations) / jnp.maximum(count, 1).astype(losses.dtype)
-  squares = jnp.sum(jnp.where(is_in, jnp.square(deviations - offset), 0.0))
-  return jnp.stack([anchor, offset, squares])
+  root = _norm(jnp.where(is_in, deviations - offset, 0.0))
+  return jnp.stack([anchor, offset, root])
 
 
 def _combine(summaries: jax.Array, counts: jax.Array) -> jax.Array:
   """The summary, float[3], of samples with `summaries`, float[3, m]."""
   counts = counts.astype(summaries.dtype)
-  anchors, offsets, squares = summaries
+  anchors, offsets, roots = summaries
   if len(anchors) == 1:
     return summaries[:, 0]
   total = jnp.maximum(jnp.sum(counts), 1.0)
   # After a restart, what is yet to be filled holds the sums of before it.
   deviations = jnp.where(counts > 0, (anchors - anchors[0]) + offsets, 0.0)
   offset = jnp.sum(counts * deviations) / total
-  between = jnp.sum(counts * jnp.square(deviations - offset))
-  within = jnp.sum(jnp.where(counts > 0, squares, 0.0))
-  return jnp.stack([anchors[0], offset, within + between])
+  between = jnp.sqrt(counts) * (deviations - offset)
+  within = jnp.where(counts > 0, roots, 0.0)
+  root = _norm(jnp.stack([between, within]))
+  return jnp.stack([anchors[0], offset, root])
+
+
+def _norm(values: jax.Array) -> jax.Array:
+  """Root of the sum of squares, none of which under- or overflows."""
+  largest = jnp.max(jnp.abs(values))
+  scale = jnp.where(largest > 0, largest, 1.0)
+  return scale * jnp.sqrt(jnp.sum(jnp.square(values / scale)))
 
 
 def _count_from(
@@ -192,14 +204,19 @@ def _shape(window_size: int) -> tuple[int, int, int]:
   return math.ceil(window_size / block_size**2), block_size, block_size
 
 
-def bounded(loss: jax.Array, window_size: int) -> jax.Array:
-  """`loss`, if finite no larger than n such squares can be summed up.
+def bounded(
+  loss: jax.Array,
+  window_size: int,
+  limits: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
+  """`loss`, if finite within `limits`, and so that n such can be summed up.
 
   An infinite sigma would hide every batch until the loss has left the window.
   """
-  largest = math.sqrt(float(jnp.finfo(loss.dtype).max) / window_size) / 4
-  bounded = jnp.clip(loss, -largest, largest)
-  return jnp.where(jnp.isfinite(loss), bounded, loss)
+  lower, upper = (-jnp.inf, jnp.inf) if limits is None else limits
+  largest = float(jnp.finfo(loss.dtype).max) / (16 * window_size)
+  lower, upper = jnp.maximum(lower, -largest), jnp.minimum(upper, largest)
+  return jnp.where(jnp.isfinite(loss), jnp.clip(loss, lower, upper), loss)
 
 
 def next_position(num_taken_in: jax.Array, window_size: int) -> jax.Array:
