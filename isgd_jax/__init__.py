@@ -16,6 +16,8 @@ from isgd_jax._charts.cusum import CusumState
 from isgd_jax._charts.cusum import cusum
 from isgd_jax._charts.difference import DifferenceState
 from isgd_jax._charts.difference import difference_chart
+from isgd_jax._charts.estimators import MedianState
+from isgd_jax._charts.estimators import MovingRangeState
 from isgd_jax._charts.ewma import EwmaState
 from isgd_jax._charts.ewma import ewma
 from isgd_jax._charts.restart import RestartState
@@ -26,8 +28,6 @@ from isgd_jax._charts.run_rules import with_run_rules
 from isgd_jax._charts.shewhart import default_chart
 from isgd_jax._charts.shewhart import fixed_limits
 from isgd_jax._charts.shewhart import shewhart
-from isgd_jax._charts.window import MedianState
-from isgd_jax._charts.window import MovingRangeState
 from isgd_jax._charts.window import WindowState
 from isgd_jax._chase.solvers import gauss_newton
 from isgd_jax._chase.solvers import gradient_descent

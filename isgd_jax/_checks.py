@@ -24,8 +24,12 @@ def is_traced(value: Any) -> bool:
   return isinstance(value, jax.core.Tracer)
 
 
-def check_integer(name: str, value: Any, *, minimum: int) -> None:
-  """Raises unless `value` is a Python or NumPy integer >= `minimum`."""
+def check_integer(name: str, value: Any, *, minimum: int) -> int:
+  """`value` as a Python integer; raises unless it is one >= `minimum`.
+
+  NumPy's and JAX's integer scalars are taken too, but only here: what goes on
+  to count and to shape is never an array.
+  """
   if is_traced(value):
     raise ValueError(
       f'{name} must be a concrete integer, got the traced value {value}. It '
@@ -33,13 +37,14 @@ def check_integer(name: str, value: Any, *, minimum: int) -> None:
       'static_args.'
     )
   try:
-    is_valid = not isinstance(value, bool) and operator.index(value) >= minimum
+    integer = None if _is_boolean(value) else operator.index(value)
   except TypeError:
-    is_valid = False
-  if not is_valid:
+    integer = None
+  if integer is None or integer < minimum:
     raise ValueError(
       f'{name} must be an integer of at least {minimum}, got {value!r}.'
     )
+  return integer
 
 
 def check_number(
@@ -160,6 +165,12 @@ def num_parts(sharding: jax.sharding.Sharding) -> int:
   # Any length that all axes of its mesh divide will do.
   length = sharding.num_devices
   return length // sharding.shard_shape((length,))[0]
+
+
+def _is_boolean(value: Any) -> bool:
+  """Whether `value` is a truth value, of Python, NumPy or JAX."""
+  is_numpy = getattr(value, 'dtype', None) == np.bool_
+  return isinstance(value, bool) or is_numpy
 
 
 def _is_masked(node: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from isgd_jax import _checks
 from isgd_jax._charts import chart as chart_lib
-from isgd_jax._charts import ewma as ewma_lib
+from isgd_jax._charts import standardised
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
 
@@ -87,7 +87,7 @@ def cusum(
     raise ValueError(
       f'reset_when_flagged must be True or False, got {reset_when_flagged!r}.'
     )
-  ewma_lib.check_reference('cusum', reference)
+  standardised.check_reference('cusum', reference)
   is_known = not any(map(_checks.is_traced, (allowance, clip)))
   if is_known and allowance >= clip:
     raise ValueError(
@@ -102,14 +102,20 @@ def cusum(
     state: CusumState, loss: jax.typing.ArrayLike
   ) -> tuple[CusumState, ChartReading]:
     reference_state, given = reference.update(state.reference_state, loss)
-    is_ready, is_new, z = ewma_lib.standardise(given, loss, clip)
+    given = chart_lib.as_arrays(given, None, loss)
+    is_ready, is_new, z = standardised.standardise(given, loss, clip)
     high = jnp.maximum(state.high + z - allowance, 0.0)
     low = jnp.maximum(state.low - z - allowance, 0.0)
     high = jnp.where(is_new, high, state.high)
     low = jnp.where(is_new, low, state.low)
     limit = jnp.asarray(decision_interval).astype(given.mean.dtype)
-    reading = ewma_lib.read_standardised(
-      given, is_new, jnp.where(high >= low, high, -low), limit, limit
+    reading = standardised.read_standardised(
+      given,
+      is_new,
+      jnp.where(high >= low, high, -low),
+      limit,
+      limit,
+      limit + allowance - state.high,
     )
     reading = reading._replace(
       is_above=is_new & (high > limit), is_below=is_new & (low > limit)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from isgd_jax import _checks
-from isgd_jax._charts import chart as chart_lib
 from isgd_jax._charts import shewhart as shewhart_lib
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
@@ -94,10 +93,10 @@ def difference_chart(
     Montgomery, *Introduction to Statistical Quality Control*, Wiley, section
     10.2 (deviations from a part's own nominal value), with baselines of ours.
   """
-  _checks.check_integer('cycle_length', cycle_length, minimum=1)
+  cycle_length = _checks.check_integer('cycle_length', cycle_length, minimum=1)
   _checks.check_number('smoothing', smoothing, above=0.0)
   _checks.check_at_most('smoothing', smoothing, 1.0)
-  chart = shewhart_lib.shewhart(
+  statistics, judge = shewhart_lib.window_and_judge(
     max(2, cycle_length) if window_size is None else window_size,
     sigma_multiplier,
     sigma_estimator=sigma_estimator,
@@ -110,12 +109,13 @@ def difference_chart(
       baseline=jnp.full((), jnp.inf, float),
       position=jnp.zeros((), jnp.int32),
       num_seen=jnp.zeros((), jnp.int32),
-      chart_state=chart.init(),
+      chart_state=statistics.init(),
     )
 
   def update_fn(
     state: DifferenceState, loss: jax.typing.ArrayLike
   ) -> tuple[DifferenceState, ChartReading]:
+    eps = shewhart_lib.resolution(loss)
     loss = jnp.asarray(loss).astype(state.baselines.dtype)
     baseline = state.baseline
     is_in_force = state.num_seen >= cycle_length
@@ -124,7 +124,9 @@ def difference_chart(
     known = jnp.where(has_baseline, baseline, 0.0)
     # Not finite, and so neither judged nor taken in, without a baseline.
     difference = jnp.where(has_baseline, loss - known, jnp.inf)
-    chart_state, of_difference = chart.update(state.chart_state, difference)
+    chart_state, of_difference = judge(
+      state.chart_state, difference, eps, baseline=known
+    )
     moved = jnp.where(has_baseline, known + smoothing * (loss - known), loss)
     kept = jnp.where(is_in_force, baseline, jnp.inf)
     baselines = jax.lax.dynamic_update_slice(
@@ -132,15 +134,18 @@ def difference_chart(
       jnp.where(is_finite, moved, kept)[None],
       (state.position,),
     )
+    upper_limit = jnp.where(
+      has_baseline, of_difference.upper_limit + known, jnp.inf
+    )
     reading = of_difference._replace(
       mean=of_difference.mean + known,
       lower_limit=jnp.where(
         has_baseline, of_difference.lower_limit + known, -jnp.inf
       ),
-      upper_limit=jnp.where(
-        has_baseline, of_difference.upper_limit + known, jnp.inf
-      ),
+      upper_limit=upper_limit,
       statistic=loss,
+      loss_limit=upper_limit,
+      baseline=known,
     )
     position = state.position + 1
     position = jnp.where(position < cycle_length, position, 0)
@@ -156,7 +161,7 @@ def difference_chart(
     # every batch on the way. A counter disables them without touching them.
     return state._replace(
       num_seen=jnp.where(is_due, jnp.int32(0), state.num_seen),
-      chart_state=chart_lib.restart_if(chart, state.chart_state, is_due),
+      chart_state=statistics.restart(state.chart_state, is_due),
     )
 
   return ControlChart(init_fn, update_fn, 'shewhart', restart_fn)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from isgd_jax import _checks
 from isgd_jax._charts import chart as chart_lib
+from isgd_jax._charts import standardised
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
 
@@ -85,7 +86,7 @@ def ewma(
   _checks.check_at_most('smoothing', smoothing, 1.0)
   _checks.check_number('limit_width', limit_width, above=0.0)
   _checks.check_number('clip', clip, above=0.0)
-  check_reference('ewma', reference)
+  standardised.check_reference('ewma', reference)
   if not any(map(_checks.is_traced, (smoothing, limit_width, clip))):
     limit = float(limit_width * (smoothing / (2 - smoothing)) ** 0.5)
     if limit >= clip:
@@ -102,7 +103,8 @@ def ewma(
     state: EwmaState, loss: jax.typing.ArrayLike
   ) -> tuple[EwmaState, ChartReading]:
     reference_state, given = reference.update(state.reference_state, loss)
-    is_ready, is_new, z = standardise(given, loss, clip)
+    given = chart_lib.as_arrays(given, None, loss)
+    is_ready, is_new, z = standardised.standardise(given, loss, clip)
     average = jnp.where(
       is_new, (1 - smoothing) * state.average + smoothing * z, state.average
     )
@@ -111,7 +113,14 @@ def ewma(
     )
     variance = smoothing / (2 - smoothing) * (1 - remainder)
     limit = limit_width * jnp.sqrt(variance)
-    reading = read_standardised(given, is_new, average, limit, limit)
+    reading = standardised.read_standardised(
+      given,
+      is_new,
+      average,
+      limit,
+      limit,
+      (limit - (1 - smoothing) * state.average) / smoothing,
+    )
     # In Phase I, also one entered anew, the average starts again.
     return (
       EwmaState(
@@ -130,54 +139,3 @@ def ewma(
     )
 
   return ControlChart(init_fn, update_fn, 'ewma', restart_fn)
-
-
-def check_reference(name: str, reference: Any) -> None:
-  """Raises unless a chart's mean and sigma are those of the losses."""
-  kind = getattr(reference, 'kind', type(reference).__name__)
-  if kind != 'shewhart':
-    raise ValueError(
-      f'reference of {name} must be a Shewhart chart, whose mean and sigma '
-      f'are those of single losses, got one of kind {kind!r}. Take '
-      'shewhart(...) or fixed_limits(...).'
-    )
-
-
-def standardise(
-  given: ChartReading, loss: jax.typing.ArrayLike, clip: float | jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Whether the reference is past Phase I, the loss counts, and the loss.
-
-  The loss is in sigmas from the reference's mean, clipped; 0 if it does not
-  count.
-  """
-  loss = jnp.asarray(loss).astype(given.mean.dtype)
-  is_ready = jnp.isfinite(given.upper_limit)
-  is_new = is_ready & jnp.isfinite(loss)
-  z = chart_lib.z_score(given, jnp.where(is_new, loss, given.mean))
-  return is_ready, is_new, jnp.clip(z, -clip, clip)
-
-
-def read_standardised(
-  given: ChartReading,
-  is_new: jax.Array,
-  statistic: jax.Array,
-  upper: jax.Array,
-  lower: jax.Array,
-) -> ChartReading:
-  """A reading of a statistic in sigmas, in terms of the reference's reading.
-
-  `upper` and `lower` are the distances of the limits from the mean, in sigmas.
-  It is judged in sigmas, and so also where sigma is 0.
-  """
-  is_ready = jnp.isfinite(given.upper_limit)
-  return ChartReading(
-    mean=given.mean,
-    sigma=given.sigma,
-    lower_limit=jnp.where(is_ready, given.mean - given.sigma * lower, -jnp.inf),
-    upper_limit=jnp.where(is_ready, given.mean + given.sigma * upper, jnp.inf),
-    is_above=is_new & (statistic > upper),
-    is_below=is_new & (statistic < -lower),
-    statistic=given.mean + given.sigma * statistic,
-    violated_rules=jnp.zeros((), jnp.int32),
-  )

@@ -56,7 +56,9 @@ def with_restart(chart: ControlChart, restart_after: int) -> ControlChart:
     >>> print(50 + jnp.flatnonzero(readings.is_above[50:60]))
     [50 51 52]
   """
-  _checks.check_integer('restart_after', restart_after, minimum=1)
+  restart_after = _checks.check_integer(
+    'restart_after', restart_after, minimum=1
+  )
   if not isinstance(chart, ControlChart):
     raise ValueError(f'chart must be a ControlChart, got {chart!r}.')
 

@@ -24,8 +24,9 @@ class RunRule(NamedTuple):
 
       * `'beyond'`: `count` of the last `window` lie more than `sigmas` from the
         mean on one side, the newest among them.
-      * `'trend'`: `count` in a row rise, or fall, each from the one before.
-      * `'alternating'`: `count` in a row go up and down in turn.
+      * `'trend'`: `count` losses in a row rise, or fall, each from the one
+        before, wherever the mean is by then.
+      * `'alternating'`: `count` losses in a row go up and down in turn.
       * `'within'`: `count` in a row lie within `sigmas` of the mean.
       * `'outside'`: `count` in a row lie more than `sigmas` from the mean, on
         either side.
@@ -71,11 +72,14 @@ class RunRulesState(NamedTuple):
     chart_state: state of the chart.
     z_scores: float[m], the last losses in sigmas from the mean each was judged
       by, newest last.
+    points: float[m], the same losses as they are, less their baselines; None
+      where no rule compares losses with one another.
     num_scores: int32 scalar, how many of them there are since Phase I.
   """
 
   chart_state: Any
   z_scores: jax.Array
+  points: jax.Array | None
   num_scores: jax.Array
 
 
@@ -131,16 +135,21 @@ def with_run_rules(
     )
   rules = _checked_rules(rules)
   length = max(rule.length for rule in rules)
+  compares = any(rule.kind in ('trend', 'alternating') for rule in rules)
 
   def init_fn() -> RunRulesState:
     return RunRulesState(
-      chart.init(), jnp.zeros(length), jnp.zeros((), jnp.int32)
+      chart.init(),
+      jnp.zeros(length),
+      jnp.zeros(length) if compares else None,
+      jnp.zeros((), jnp.int32),
     )
 
   def update_fn(
     state: RunRulesState, loss: jax.typing.ArrayLike
   ) -> tuple[RunRulesState, ChartReading]:
     chart_state, reading = chart.update(state.chart_state, loss)
+    reading = chart_lib.as_arrays(reading, None, loss)
     loss = jnp.asarray(loss).astype(reading.mean.dtype)
     is_ready = jnp.isfinite(reading.upper_limit)
     is_new = is_ready & jnp.isfinite(loss)
@@ -148,27 +157,41 @@ def with_run_rules(
     scores = jnp.where(
       is_new, jnp.append(state.z_scores[1:], score), state.z_scores
     )
+    points = state.points
+    if points is not None:
+      point = loss - reading.baseline
+      points = jnp.where(is_new, jnp.append(points[1:], point), points)
     num_scores = jnp.minimum(
       state.num_scores + is_new.astype(jnp.int32), length
     )
     above, below, violated = reading.is_above, reading.is_below, 0
+    loss_limit = chart_lib.loss_limit_of(reading)
     for bit, rule in enumerate(rules):
-      is_violated, up, down = _judge(rule, scores, num_scores)
+      is_violated, up, down = _judge(rule, scores, points, num_scores)
       above |= is_new & up
       below |= is_new & down
       violated |= jnp.where(is_new & is_violated, 1 << bit, 0)
+      if rule.kind == 'trend':
+        least = points[-2] + reading.baseline
+      else:
+        least = reading.mean + rule.sigmas * reading.sigma
+      loss_limit = jnp.where(
+        is_new & up, jnp.minimum(loss_limit, least), loss_limit
+      )
     reading = reading._replace(
       is_above=above,
       is_below=below,
       violated_rules=jnp.asarray(violated, jnp.int32),
+      loss_limit=jnp.maximum(loss_limit, reading.mean),
     )
     num_scores = jnp.where(is_ready, num_scores, 0).astype(jnp.int32)
-    return RunRulesState(chart_state, scores, num_scores), reading
+    return RunRulesState(chart_state, scores, points, num_scores), reading
 
   def restart_fn(state: RunRulesState, is_due: jax.Array) -> RunRulesState:
     return RunRulesState(
       chart_lib.restart_if(chart, state.chart_state, is_due),
       state.z_scores,
+      state.points,
       jnp.where(is_due, jnp.int32(0), state.num_scores),
     )
 
@@ -176,7 +199,10 @@ def with_run_rules(
 
 
 def _judge(
-  rule: RunRule, scores: jax.Array, num_scores: jax.Array
+  rule: RunRule,
+  scores: jax.Array,
+  points: jax.Array | None,
+  num_scores: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Whether the rule is violated at all, upwards, and downwards."""
   z = scores[-rule.length :]
@@ -185,18 +211,20 @@ def _judge(
   is_filled = index >= rule.length - num_scores
   is_full = num_scores >= rule.count
   newest = z[-1]
+  if rule.kind in ('trend', 'alternating'):
+    assert points is not None
+    last = points[-rule.length :]
+    rises, falls = last[1:] > last[:-1], last[1:] < last[:-1]
   if rule.kind == 'beyond':
     high, low = (is_filled & (side * z > rule.sigmas) for side in (1, -1))
     up = high[-1] & (jnp.sum(high) >= rule.count)
     down = low[-1] & (jnp.sum(low) >= rule.count)
     return up | down, up, down
   if rule.kind == 'trend':
-    # Two infinite scores in a row neither rise nor fall.
-    up = is_full & jnp.all(z[1:] > z[:-1])
-    down = is_full & jnp.all(z[1:] < z[:-1])
+    up = is_full & jnp.all(rises)
+    down = is_full & jnp.all(falls)
     return up | down, up, down
   if rule.kind == 'alternating':
-    rises, falls = z[1:] > z[:-1], z[1:] < z[:-1]
     turns = (rises[1:] & falls[:-1]) | (falls[1:] & rises[:-1])
     no_side = jnp.zeros((), bool)
     return is_full & jnp.all(turns), no_side, no_side
@@ -220,6 +248,7 @@ def _checked_rules(rules: str | Sequence[RunRule]) -> tuple[RunRule, ...]:
   rules = tuple(rules)
   if not 1 <= len(rules) <= 31:
     raise ValueError(f'rules must be 1 to 31 of them, got {len(rules)}.')
+  checked = []
   for rule in rules:
     if not isinstance(rule, RunRule):
       raise ValueError(
@@ -227,13 +256,18 @@ def _checked_rules(rules: str | Sequence[RunRule]) -> tuple[RunRule, ...]:
       )
     _checks.check_choice('kind of a RunRule', rule.kind, _KINDS)
     least = {'trend': 2, 'alternating': 3}.get(rule.kind, 1)
-    _checks.check_integer('count of a RunRule', rule.count, minimum=least)
+    count = _checks.check_integer(
+      'count of a RunRule', rule.count, minimum=least
+    )
     _checks.check_number('sigmas of a RunRule', rule.sigmas, minimum=0.0)
-    _checks.check_integer('window of a RunRule', rule.window, minimum=0)
-    if rule.window and rule.kind != 'beyond':
+    window = _checks.check_integer(
+      'window of a RunRule', rule.window, minimum=0
+    )
+    if window and rule.kind != 'beyond':
       raise ValueError(f"only the kind 'beyond' has a window, got {rule!r}.")
-    if rule.window and rule.window < rule.count:
+    if window and window < count:
       raise ValueError(
         f'window of a RunRule must hold its count, got {rule!r}.'
       )
-  return rules
+    checked.append(rule._replace(count=count, window=window))
+  return tuple(checked)

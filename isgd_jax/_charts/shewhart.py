@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from isgd_jax import _checks
-from isgd_jax._charts import window
+from isgd_jax._charts import chart as chart_lib
+from isgd_jax._charts import estimators
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
-from isgd_jax._charts.chart import read_limits
 
 _STATISTICS = {
-  'std': window.mean_and_std,
-  'sample_std': lambda n: window.mean_and_std(n, ddof=1),
-  'moving_range': window.mean_and_moving_range,
-  'mad': window.median_and_mad,
+  'std': estimators.mean_and_std,
+  'sample_std': lambda n: estimators.mean_and_std(n, ddof=1),
+  'moving_range': estimators.mean_and_moving_range,
+  'mad': estimators.median_and_mad,
 }
 _FLAGGED = ('keep', 'winsorize', 'leave_out')
+# Losses clipped to fewer sigmas would spread less each time, down to nothing.
+_LEAST_WINSORIZED = 2.0
 
 
 def shewhart(
@@ -42,7 +45,9 @@ def shewhart(
   and is out of control beyond a limit. Until the window is full (Phase I) the
   limits are infinite and nothing is flagged. Non-finite losses never enter the
   window. The statistics have JAX's default floating dtype (float32, or float64
-  under `jax_enable_x64`), whatever the dtype of the losses.
+  under `jax_enable_x64`), whatever the dtype of the losses. In Phase II, sigma
+  is at least half the distance of neighbouring numbers of *their* dtype at the
+  mean: losses that are all rounded to one or two have no spread to measure.
 
   Judging a loss against the losses *before* it differs from the published
   algorithm, which has it in its own window: there the largest possible
@@ -68,12 +73,15 @@ def shewhart(
     flagged_losses: what an out-of-control loss leaves in the window:
 
       * ``'keep'``: itself.
-      * ``'winsorize'``: the limit that it has passed, so that a shift cannot
-        inflate the window that is to detect it. The window then follows a
-        shift by its own width at a time: a level a thousand sigmas higher is
-        flagged for hundreds of losses.
+      * ``'winsorize'``: the limit that it has passed, at least two sigmas from
+        the centre, so that a shift cannot inflate the window that is to detect
+        it. The window then follows a shift by its own width at a time: with
+        limits of three sigmas, one of 20 sigmas is flagged for 0.6 of a window
+        with ``'std'``, 0.9 with ``'mad'`` and 3 windows with
+        ``'moving_range'``, whose sigma it hardly inflates.
       * ``'leave_out'``: nothing. A permanent shift is then flagged for ever:
-        put :func:`with_restart` around it.
+        put :func:`with_restart` around it. With limits below two sigmas the
+        spread of what is left shrinks without end.
 
       Where sigma is 0 every loss enters as it is, or none ever would.
     phase_one_size: losses before the limits are in force, 2 to `window_size`;
@@ -98,13 +106,46 @@ def shewhart(
   References:
     Montgomery, *Introduction to Statistical Quality Control*, Wiley, ch. 6.
   """
-  _checks.check_integer('window_size', window_size, minimum=2)
+  statistics, judge = window_and_judge(
+    window_size,
+    sigma_multiplier,
+    sigma_estimator=sigma_estimator,
+    flagged_losses=flagged_losses,
+    phase_one_size=phase_one_size,
+  )
+
+  def update_fn(
+    state: Any, loss: jax.typing.ArrayLike
+  ) -> tuple[Any, ChartReading]:
+    return judge(state, loss, resolution(loss))
+
+  return ControlChart(
+    statistics.init, update_fn, 'shewhart', statistics.restart
+  )
+
+
+def window_and_judge(
+  window_size: int,
+  sigma_multiplier: jax.typing.ArrayLike,
+  *,
+  sigma_estimator: str,
+  flagged_losses: str,
+  phase_one_size: int | None = None,
+) -> tuple[estimators.WindowStatistics, Callable[..., Any]]:
+  """The window of a Shewhart chart, and what judges a loss by it.
+
+  It is `judge(state, loss, eps, baseline=0.0) -> (state, reading)`, for a
+  `loss` that is one of relative resolution `eps` less a `baseline`.
+  """
+  window_size = _checks.check_integer('window_size', window_size, minimum=2)
   _checks.check_number('sigma_multiplier', sigma_multiplier, above=0.0)
   _checks.check_choice('sigma_estimator', sigma_estimator, _STATISTICS)
   _checks.check_choice('flagged_losses', flagged_losses, _FLAGGED)
   if phase_one_size is None:
     phase_one_size = window_size
-  _checks.check_integer('phase_one_size', phase_one_size, minimum=2)
+  phase_one_size = _checks.check_integer(
+    'phase_one_size', phase_one_size, minimum=2
+  )
   if phase_one_size > window_size:
     raise ValueError(
       f'phase_one_size must be at most window_size={window_size}, got '
@@ -112,27 +153,58 @@ def shewhart(
     )
   statistics = _STATISTICS[sigma_estimator](window_size)
 
-  def update_fn(
-    state: Any, loss: jax.typing.ArrayLike
-  ) -> tuple[Any, ChartReading]:
-    mean, sigma = statistics.read(state)
-    loss = jnp.asarray(loss).astype(mean.dtype)
+  def judge(state, loss, eps, baseline=0.0):
+    anchor, offset, sigma = statistics.read(state)
+    loss = jnp.asarray(loss).astype(sigma.dtype)
     is_ready = statistics.num_taken_in(state) >= phase_one_size
+    sigma = jnp.where(
+      is_ready, _floored(sigma, baseline + anchor + offset, eps), sigma
+    )
     width = jnp.where(is_ready, sigma_multiplier * sigma, jnp.inf)
-    reading = read_limits(loss, loss, mean, sigma, width)
-    # A window of equal losses has no width: clipped to it, none would enter.
-    is_out = (reading.is_above | reading.is_below) & (sigma > 0)
+    reading = chart_lib.read_limits(loss, anchor, offset, sigma, width)
+    has_width = sigma > 0
+    limits = None
     if flagged_losses == 'winsorize':
-      clipped = jnp.clip(loss, reading.lower_limit, reading.upper_limit)
-      loss = jnp.where(is_out, clipped, loss)
+      limits = reading.lower_limit, reading.upper_limit
+      least = _LEAST_WINSORIZED
+      if _checks.is_traced(sigma_multiplier) or sigma_multiplier < least:
+        widest = jnp.maximum(width, least * sigma)
+        limits = chart_lib.limits_around(anchor, offset, widest)
+      # A window of equal losses has no width: clipped to it, none would enter.
+      limits = (
+        jnp.where(has_width, limits[0], -jnp.inf),
+        jnp.where(has_width, limits[1], jnp.inf),
+      )
     elif flagged_losses == 'leave_out':
       # Not NaN: jax_debug_nans is to find the user's, not ours.
+      is_out = (reading.is_above | reading.is_below) & has_width
       loss = jnp.where(is_out, jnp.inf, loss)
-    return statistics.take_in(state, loss), reading
+    return statistics.take_in(state, loss, limits), reading
 
-  return ControlChart(
-    statistics.init, update_fn, 'shewhart', statistics.restart
-  )
+  return statistics, judge
+
+
+def resolution(loss: jax.typing.ArrayLike) -> float:
+  """Distance of neighbouring numbers near 1 in the loss's own dtype."""
+  dtype = jnp.result_type(loss)
+  is_floating = jnp.issubdtype(dtype, jnp.floating)
+  return float(jnp.finfo(dtype).eps) if is_floating else 0.0
+
+
+def _floored(sigma: jax.Array, level: jax.Array, eps: float) -> jax.Array:
+  """`sigma`, but at least half the distance of neighbouring losses there.
+
+  Rounded losses whose spread is below their distance are nearly all equal, and
+  their deviation says nothing of how soon a neighbour will come. With half of
+  it, false alarms stay at or below those of normal losses, at k = 3 and 4,
+  whatever the spread (by simulation; the error of rounding alone, the distance
+  over the root of 12, leaves ten times as many at k = 3).
+  """
+  floor = 0.5 * eps * jnp.abs(level)
+  if eps > jnp.finfo(sigma.dtype).eps:
+    return jnp.maximum(sigma, floor)
+  # Of equal losses in full precision any rise is out of control.
+  return jnp.where(sigma > 0, jnp.maximum(sigma, floor), sigma)
 
 
 def default_chart(window_size: int) -> ControlChart:
@@ -207,7 +279,9 @@ def fixed_limits(
       jnp.asarray(x).astype(dtype) for x in (loss, mean, sigma)
     )
     width = jnp.asarray(sigma_multiplier).astype(dtype) * deviation
-    return state, read_limits(loss, loss, centre, deviation, width)
+    return state, chart_lib.read_limits(
+      loss, centre, jnp.zeros_like(centre), deviation, width
+    )
 
   return ControlChart(tuple, update_fn, 'shewhart', lambda state, is_due: state)
 
@@ -219,18 +293,20 @@ def paper_chart(batches_per_epoch: int) -> ControlChart:
   *before* mean and sigma are taken.
   """
   # A sample of n has no z-score above sqrt(n - 1): 3 is out of reach at 10.
-  _checks.check_integer('batches_per_epoch', batches_per_epoch, minimum=11)
-  statistics = window.mean_and_std(batches_per_epoch)
+  batches_per_epoch = _checks.check_integer(
+    'batches_per_epoch', batches_per_epoch, minimum=11
+  )
+  statistics = estimators.mean_and_std(batches_per_epoch)
 
   def update_fn(
     state: Any, loss: jax.typing.ArrayLike
   ) -> tuple[Any, ChartReading]:
     is_full = statistics.num_taken_in(state) >= batches_per_epoch
     loss = jnp.asarray(loss).astype(state.window.dtype)
-    state = statistics.take_in(state, loss)
-    mean, sigma = statistics.read(state)
+    state = statistics.take_in(state, loss, None)
+    anchor, offset, sigma = statistics.read(state)
     width = jnp.where(is_full, 3.0 * sigma, jnp.inf)
-    return state, read_limits(loss, loss, mean, sigma, width)
+    return state, chart_lib.read_limits(loss, anchor, offset, sigma, width)
 
   return ControlChart(
     statistics.init, update_fn, 'shewhart', statistics.restart

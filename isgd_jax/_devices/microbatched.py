@@ -75,7 +75,9 @@ def microbatched(
             value=value, value_fn=loss_fn, shard_weight=count)
         return optax.apply_updates(params, updates), opt_state
   """
-  _checks.check_integer('microbatch_size', microbatch_size, minimum=1)
+  microbatch_size = _checks.check_integer(
+    'microbatch_size', microbatch_size, minimum=1
+  )
 
   def mean_over(evaluate, params, batch, count):
     """The mean of `evaluate(params, microbatch)`, a pytree, over a block."""

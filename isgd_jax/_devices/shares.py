@@ -56,8 +56,10 @@ def proportional_shards(
   References:
     The method of largest remainders (Hamilton's), of apportionment.
   """
-  _checks.check_integer('batch_size', batch_size, minimum=1)
-  _checks.check_integer('microbatch_size', microbatch_size, minimum=1)
+  batch_size = _checks.check_integer('batch_size', batch_size, minimum=1)
+  microbatch_size = _checks.check_integer(
+    'microbatch_size', microbatch_size, minimum=1
+  )
   speeds = _checked_throughputs(throughputs)
   smallest = microbatch_size * len(speeds)
   if batch_size < smallest or batch_size % microbatch_size:
@@ -136,7 +138,9 @@ def pad_shards(
     >>> print(shards.num_microbatches)
     [1 1 2]
   """
-  _checks.check_integer('microbatch_size', microbatch_size, minimum=1)
+  microbatch_size = _checks.check_integer(
+    'microbatch_size', microbatch_size, minimum=1
+  )
   sizes = np.asarray(shard_sizes)
   if sizes.ndim != 1 or not sizes.size or not (sizes > 0).all():
     raise ValueError(
@@ -220,7 +224,7 @@ def measure_throughputs(
     >>> bool((throughputs > 0).all())
     True
   """
-  _checks.check_integer('num_repeats', num_repeats, minimum=1)
+  num_repeats = _checks.check_integer('num_repeats', num_repeats, minimum=1)
   devices = jax.devices() if devices is None else list(devices)
   num_examples = {np.shape(x)[:1] for x in jax.tree.leaves(batch)}
   if len(num_examples) != 1 or num_examples in ({()}, {(0,)}):

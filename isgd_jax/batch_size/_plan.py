@@ -107,10 +107,12 @@ def optimal_batch_size(
     32 (24, 48)
   """
   sizes = _step_timing.checked_sizes('candidates', candidates)
-  _checks.check_integer('num_devices', num_devices, minimum=1)
+  num_devices = _checks.check_integer('num_devices', num_devices, minimum=1)
   _checks.check_number('tolerance', tolerance, minimum=0.0)
   if max_batch_size is not None:
-    _checks.check_integer('max_batch_size', max_batch_size, minimum=1)
+    max_batch_size = _checks.check_integer(
+      'max_batch_size', max_batch_size, minimum=1
+    )
   feasible = np.array(
     [
       size
@@ -182,8 +184,12 @@ def scale_learning_rate(
     <https://arxiv.org/abs/2205.10287>`_, 2022 (square root).
   """
   _checks.check_number('learning_rate', learning_rate, above=0.0)
-  _checks.check_integer('old_batch_size', old_batch_size, minimum=1)
-  _checks.check_integer('new_batch_size', new_batch_size, minimum=1)
+  old_batch_size = _checks.check_integer(
+    'old_batch_size', old_batch_size, minimum=1
+  )
+  new_batch_size = _checks.check_integer(
+    'new_batch_size', new_batch_size, minimum=1
+  )
   _checks.check_choice('rule', rule, ('linear', 'sqrt'))
   ratio = new_batch_size / old_batch_size
   return learning_rate * (ratio if rule == 'linear' else ratio**0.5)

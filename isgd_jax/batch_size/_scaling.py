@@ -76,8 +76,8 @@ def measure_scaling(
     >>> print([(row.kind, row.efficiency) for row in rows])
     [('global', 1.0), ('local', 1.0)]
   """
-  _checks.check_integer('batch_size', batch_size, minimum=1)
-  _checks.check_integer('num_repeats', num_repeats, minimum=3)
+  batch_size = _checks.check_integer('batch_size', batch_size, minimum=1)
+  num_repeats = _checks.check_integer('num_repeats', num_repeats, minimum=3)
   counts = sorted(
     {1, *_step_timing.checked_sizes('device_counts', device_counts)}
   )

@@ -70,7 +70,7 @@ def measure_step_seconds(
     >>> bool((times.lower_quartile <= times.median).all())
     True
   """
-  _checks.check_integer('num_repeats', num_repeats, minimum=3)
+  num_repeats = _checks.check_integer('num_repeats', num_repeats, minimum=3)
   sizes = checked_sizes('batch_sizes', batch_sizes)
   tick = on_progress or (lambda: None)
   steps: dict[int, Callable[[], Any]] = {}
@@ -125,6 +125,6 @@ def checked_sizes(name: str, sizes: Sequence[int]) -> list[int]:
   """Batch sizes, ascending, each once; raises unless all are >= 1."""
   if not len(sizes):
     raise ValueError(f'{name} must hold at least one size, got none.')
-  for size in sizes:
-    _checks.check_integer(f'each of {name}', size, minimum=1)
-  return sorted({int(size) for size in sizes})
+  return sorted(
+    {_checks.check_integer(f'each of {name}', n, minimum=1) for n in sizes}
+  )

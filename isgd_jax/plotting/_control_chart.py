@@ -220,8 +220,8 @@ def plot_cycle(
     >>> [line.get_ydata().tolist() for line in ax.get_lines()]
     [[2.0, 2.0, 5.0], [1.0, 1.0, 4.0], [0.5]]
   """
-  _checks.check_integer('cycle_length', cycle_length, minimum=1)
-  _checks.check_integer('max_epochs', max_epochs, minimum=1)
+  cycle_length = _checks.check_integer('cycle_length', cycle_length, minimum=1)
+  max_epochs = _checks.check_integer('max_epochs', max_epochs, minimum=1)
   loss = np.asarray(loss, np.float64)
   if loss.ndim != 1 or not loss.size:
     raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+import operator
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -124,10 +125,11 @@ def fixed_cycle(
   grain = import_grain()
   num_records = len(source)
   num_batches = batches_per_cycle(num_records, batch_size, last_batch)
-  _checks.check_integer('seed', seed, minimum=0)
+  batch_size = operator.index(batch_size)
+  seed = _checks.check_integer('seed', seed, minimum=0)
   if num_epochs is None:
     num_epochs = _MAX_EPOCHS
-  _checks.check_integer('num_epochs', num_epochs, minimum=1)
+  num_epochs = _checks.check_integer('num_epochs', num_epochs, minimum=1)
   if num_epochs > _MAX_EPOCHS:
     raise ValueError(
       f'num_epochs must be at most {_MAX_EPOCHS}, got {num_epochs}. Use None '
@@ -137,8 +139,12 @@ def fixed_cycle(
     process_count = jax.process_count()
   if process_index is None:
     process_index = jax.process_index()
-  _checks.check_integer('process_count', process_count, minimum=1)
-  _checks.check_integer('process_index', process_index, minimum=0)
+  process_count = _checks.check_integer(
+    'process_count', process_count, minimum=1
+  )
+  process_index = _checks.check_integer(
+    'process_index', process_index, minimum=0
+  )
   if process_index >= process_count:
     raise ValueError(
       f'process_index must be below process_count {process_count}, got '
@@ -196,10 +202,10 @@ def batches_per_cycle(
     468
   """
   _checks.check_choice('last_batch', last_batch, _LAST_BATCH)
-  _checks.check_integer('batch_size', batch_size, minimum=1)
+  batch_size = _checks.check_integer('batch_size', batch_size, minimum=1)
   if num_records == 0:
     raise ValueError('source must hold at least 1 record, got 0.')
-  _checks.check_integer('num_records', num_records, minimum=1)
+  num_records = _checks.check_integer('num_records', num_records, minimum=1)
   if batch_size > num_records:
     raise ValueError(
       f'batch_size must be at most the number of records, {num_records}, got '

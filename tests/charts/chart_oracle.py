@@ -42,7 +42,7 @@ class Shewhart:
     self.restart()
 
   def restart(self):
-    self.entered = []
+    self.entered, self.ranges = [], []
 
   def estimate(self):
     window = self.entered[-self.size :]
@@ -56,8 +56,7 @@ class Shewhart:
     deviations = [x - window[0] for x in window]
     mean = math.fsum(deviations) / len(window)
     if self.estimator == 'moving_range':
-      pairs = zip(window[1:], window, strict=False)
-      ranges = [abs(a - b) for a, b in pairs]
+      ranges = self.ranges[1:][-self.size + 1 :]
       mean_range = math.fsum(ranges) / max(len(ranges), 1)
       return window[0] + mean, mean_range / 1.128
     squares = math.fsum((d - mean) ** 2 for d in deviations)
@@ -81,6 +80,12 @@ class Shewhart:
         elif self.flagged == 'leave_out':
           enters = None
       if enters is not None:
+        # The range is that of losses as found, up to what the limits allow.
+        new = abs(loss - self.found) if self.entered else math.inf
+        if self.flagged == 'winsorize' and sigma > 0 and is_ready:
+          new = min(new, 2 * width)
+        self.ranges.append(new)
+        self.found = loss
         self.entered.append(enters)
     return reading(mean, sigma, width, above, below, loss)
 
@@ -217,6 +222,7 @@ class Difference:
     if math.isfinite(loss):
       self.baselines[batch] += self.smoothing * (loss - baseline)
     return given._replace(
+      baseline=baseline,
       mean=given.mean + baseline,
       lower_limit=given.lower_limit + baseline,
       upper_limit=given.upper_limit + baseline,
@@ -229,20 +235,23 @@ class Rules:
 
   def __init__(self, chart, rules):
     self.chart, self.rules = chart, rules
-    self.scores = []
+    self.scores, self.points = [], []
 
   def restart(self):
     self.chart.restart()
-    self.scores = []
+    self.scores, self.points = [], []
 
   def update(self, loss, clear):
     given = self.chart.update(loss, clear)
     if math.isinf(given.upper_limit):
-      self.scores = []
+      self.scores, self.points = [], []
       return given
     if not math.isfinite(loss):
       return given
     self.scores.append(z_score(loss, given))
+    # Losses are compared exactly; differences have been rounded.
+    self.is_exact = given.baseline is None
+    self.points.append(loss - (given.baseline or 0.0))
     above, below, violated = given.is_above, given.is_below, 0
     for bit, rule in enumerate(self.rules):
       is_violated, up, down = getattr(self, rule.kind)(rule, clear)
@@ -263,14 +272,14 @@ class Rules:
     return is_up or is_down, is_up, is_down
 
   def steps(self, count, clear):
-    """+1, -1 or 0 from each of the last scores to the next, or None."""
-    last = self.scores[-count:]
+    """+1, -1 or 0 from each of the last losses to the next, or None."""
+    last = self.points[-count:]
     if len(last) < count:
       return None
     pairs = list(zip(last[1:], last, strict=False))
     return [
-      clear.above(b, a, is_exact=math.isinf(a) or math.isinf(b))
-      - clear.above(a, b, is_exact=math.isinf(a) or math.isinf(b))
+      clear.above(b, a, is_exact=self.is_exact)
+      - clear.above(a, b, is_exact=self.is_exact)
       for b, a in pairs
     ]
 
