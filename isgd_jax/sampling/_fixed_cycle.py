@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
+import operator
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,10 +67,14 @@ def fixed_cycle(
   permute otherwise: finish a run with the one it was begun with.)
 
   Args:
-    source: the records: `len(source)` and `source[i]`, a pytree of arrays. If
-      it has `source.__getitems__(indices)`, that is called in place of it, once
-      a batch, with an int64 array, for a pytree of *stacked* arrays
-      [len(indices), ...]. Reading must be thread-safe.
+    source: the records, as either of
+
+      * `len(source)` and `source[i]`, a pytree of arrays: a list of records,
+        say. If it has `source.__getitems__(indices)`, that is called in place
+        of it, once a batch, with an int64 array, for a pytree of *stacked*
+        arrays [len(indices), ...]. Reading must be thread-safe.
+      * a tuple or dict of arrays [N, ...], nested or not, such as `(x, y)`:
+        record i is row i of each.
     batch_size: records in a global batch, over all processes.
     seed: integer >= 0; decides permutations and transforms.
     num_epochs: epochs >= 1 in the dataset; None for 2^31 - 1, in effect
@@ -98,8 +103,9 @@ def fixed_cycle(
 
   Raises:
     ImportError: without Grain.
-    ValueError: on an argument out of range, before anything is read; from a
-      read, if `__getitems__` returns anything but stacked arrays.
+    ValueError: on an argument out of range, or arrays of several lengths,
+      before anything is read; from a read, if `__getitems__` returns anything
+      but stacked arrays.
 
   Examples:
     >>> import numpy as np
@@ -115,6 +121,10 @@ def fixed_cycle(
     1 2 (4,)
     >>> bool(np.all(batch.data['label'] == dataset[1].data['label']))
     True
+    >>> x, y = np.zeros((10, 3)), np.arange(10)
+    >>> batch = sampling.fixed_cycle((x, y), 4, seed=0)[7]
+    >>> print(batch.data[0].shape, batch.data[1].shape)
+    (4, 3) (4,)
 
   References:
     Wang et al., `Accelerating Deep Neural Network Training with Inconsistent
@@ -122,12 +132,14 @@ def fixed_cycle(
     Networks 93, 2017.
   """
   grain = import_grain()
+  source = _as_source(source)
   num_records = len(source)
   num_batches = batches_per_cycle(num_records, batch_size, last_batch)
-  _checks.check_integer('seed', seed, minimum=0)
+  batch_size = operator.index(batch_size)
+  seed = checked_integer('seed', seed, minimum=0)
   if num_epochs is None:
     num_epochs = _MAX_EPOCHS
-  _checks.check_integer('num_epochs', num_epochs, minimum=1)
+  num_epochs = checked_integer('num_epochs', num_epochs, minimum=1)
   if num_epochs > _MAX_EPOCHS:
     raise ValueError(
       f'num_epochs must be at most {_MAX_EPOCHS}, got {num_epochs}. Use None '
@@ -137,8 +149,8 @@ def fixed_cycle(
     process_count = jax.process_count()
   if process_index is None:
     process_index = jax.process_index()
-  _checks.check_integer('process_count', process_count, minimum=1)
-  _checks.check_integer('process_index', process_index, minimum=0)
+  process_count = checked_integer('process_count', process_count, minimum=1)
+  process_index = checked_integer('process_index', process_index, minimum=0)
   if process_index >= process_count:
     raise ValueError(
       f'process_index must be below process_count {process_count}, got '
@@ -200,6 +212,7 @@ def batches_per_cycle(
   if num_records == 0:
     raise ValueError('source must hold at least 1 record, got 0.')
   _checks.check_integer('num_records', num_records, minimum=1)
+  num_records, batch_size = map(operator.index, (num_records, batch_size))
   if batch_size > num_records:
     raise ValueError(
       f'batch_size must be at most the number of records, {num_records}, got '
@@ -207,6 +220,49 @@ def batches_per_cycle(
     )
   rounding = 0 if last_batch == 'drop' else batch_size - 1
   return (num_records + rounding) // batch_size
+
+
+def checked_integer(name: str, value: Any, *, minimum: int) -> int:
+  """A checked argument as a Python integer: JAX's and NumPy's overflow."""
+  _checks.check_integer(name, value, minimum=minimum)
+  return operator.index(value)
+
+
+def _as_source(source: Any) -> Any:
+  """The source; a tuple or dict of arrays as a source of its rows."""
+  # A class of its own way to read, even a named tuple, is a source already.
+  reads = getattr(type(source), '__getitem__', None)
+  if reads not in (tuple.__getitem__, dict.__getitem__):
+    return source
+  leaves, structure = jax.tree.flatten(source)
+  shapes = [
+    np.shape(leaf) if isinstance(leaf, (np.ndarray, jax.Array)) else None
+    for leaf in leaves
+  ]
+  if not all(shapes) or len({shape[0] for shape in shapes if shape}) != 1:
+    found = ', '.join(
+      type(leaf).__name__ if shape is None else str(shape)
+      for leaf, shape in zip(leaves, shapes, strict=True)
+    )
+    raise ValueError(
+      f'source is a {type(source).__name__}, so it must hold arrays of one '
+      f'length, a record a row; got {found or "none"}. Give arrays of one '
+      'length, or the records as a list.'
+    )
+  return _Rows(structure.unflatten(map(np.asarray, leaves)))
+
+
+class _Rows:
+  """Record i is row i of each array of a pytree."""
+
+  def __init__(self, arrays: Any):
+    self._arrays = arrays
+
+  def __len__(self) -> int:
+    return len(jax.tree.leaves(self._arrays)[0])
+
+  def __getitems__(self, indices: np.ndarray) -> Any:
+    return jax.tree.map(lambda array: array[indices], self._arrays)
 
 
 class _Cycle(NamedTuple):

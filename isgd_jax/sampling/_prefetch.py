@@ -64,9 +64,15 @@ def prefetch(
     1 2 (2,)
   """
   _fixed_cycle.import_grain()
-  _checks.check_integer('num_threads', num_threads, minimum=1)
-  _checks.check_integer('num_workers', num_workers, minimum=0)
-  _checks.check_integer('buffer_size', buffer_size, minimum=1)
+  num_threads = _fixed_cycle.checked_integer(
+    'num_threads', num_threads, minimum=1
+  )
+  num_workers = _fixed_cycle.checked_integer(
+    'num_workers', num_workers, minimum=0
+  )
+  buffer_size = _fixed_cycle.checked_integer(
+    'buffer_size', buffer_size, minimum=1
+  )
   return PrefetchIterator(
     dataset,
     start=start,
@@ -175,14 +181,14 @@ class PrefetchIterator:
 
   def _checked_position(self, name: str, position: Any) -> int:
     """`position`, if it is one in the dataset."""
-    _checks.check_integer(name, position, minimum=0)
+    position = _fixed_cycle.checked_integer(name, position, minimum=0)
     if position > len(self._dataset):
       raise ValueError(
         f'{name} must be at most the length of the dataset, '
         f'{len(self._dataset)} steps, got {position}. Give the dataset more '
         'epochs.'
       )
-    return int(position)
+    return position
 
   def _start(self) -> None:
     """Starts to read ahead from the next batch on."""
