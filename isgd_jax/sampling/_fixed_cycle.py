@@ -230,7 +230,7 @@ def checked_integer(name: str, value: Any, *, minimum: int) -> int:
 
 def _as_source(source: Any) -> Any:
   """The source; a tuple or dict of arrays as a source of its rows."""
-  # A class of its own way to read, even a named tuple, is a source already.
+  # A class that reads in its own way, even a named tuple, is a source already.
   reads = getattr(type(source), '__getitem__', None)
   if reads not in (tuple.__getitem__, dict.__getitem__):
     return source

@@ -12,6 +12,7 @@ from isgd_jax.experiments.datasets._csv import CSV
 from isgd_jax.experiments.datasets._csv import find_file
 from isgd_jax.experiments.datasets._csv import package_folder
 from isgd_jax.experiments.datasets._csv import read_csv
+from isgd_jax.experiments.datasets._files import MAX_COMPRESSION
 from isgd_jax.experiments.datasets._files import read_file
 from isgd_jax.experiments.datasets._files import read_up_to
 from isgd_jax.experiments.datasets._table import Table
@@ -48,7 +49,6 @@ _WEATHER = (
   'pressure',
   'visib',
 )
-_MAX_COMPRESSION = 1032
 
 
 def load_flights(data_dir: str | os.PathLike[str] | None = None) -> Table:
@@ -137,7 +137,7 @@ def _read_flights(data_dir: str | os.PathLike[str]) -> CSV:
       if len(inside) != 1:
         raise zipfile.BadZipFile(f'{len(inside)} files flights.csv')
       with archive.open(inside[0]) as stream:
-        data = read_up_to(stream, len(raw) * _MAX_COMPRESSION)
+        data = read_up_to(stream, len(raw) * MAX_COMPRESSION)
   # What a file raises that is cut short, altered, encrypted or of a new kind.
   except (
     zipfile.BadZipFile,

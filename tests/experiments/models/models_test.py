@@ -885,3 +885,5 @@ def test_regression_has_half_the_squared_error_and_learns():
   assert model.loss_fn(params, (inputs, targets))[0] < 0.1 * loss
   with pytest.raises(ValueError, match='num_classes must be 1 for regression'):
     models.build_model('mlp', (1, 3, 1), 2, 'regression')
+  with pytest.raises(ValueError, match="unknown kind 'regress'"):
+    models.build_model('mlp', (1, 3, 1), 2, 'regress')
