@@ -20,6 +20,7 @@ from isgd_jax._charts import judging
 from isgd_jax._charts import shewhart as shewhart_lib
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
+from isgd_jax._charts.chart import loss_limit_of
 from isgd_jax._chase import probation_step
 from isgd_jax._chase import solvers
 from isgd_jax._chase import step as chase_step
@@ -452,4 +453,4 @@ def _checked_params(
 
 def _target(chase_to: str, reading: ChartReading) -> jax.Array:
   """The loss that a chase goes down to."""
-  return reading.mean if chase_to == 'mean' else reading.upper_limit
+  return reading.mean if chase_to == 'mean' else loss_limit_of(reading)

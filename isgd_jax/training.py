@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import optax
 
 from isgd_jax import _isgd
@@ -38,16 +39,19 @@ def nnx_value_fn(
   """The loss of one batch as a function of an NNX module's parameters.
 
   Everything else in the module (BatchNorm statistics, dropout keys and counts)
-  is kept as it is *now*. So call this before the evaluation whose loss goes
-  into `update` as `value`: that one moves the statistics and the keys on, and
-  the chase has to see the same batch under the same keys. What the extra
-  evaluations do to such state is dropped.
+  is kept as it is *now*, and so is every NNX object among the arguments
+  (`nnx.Rngs`, a metric, a second module in train mode, a variable), wherever in
+  them it is. So call this before the evaluation whose loss goes into `update`
+  as `value`: that one moves the statistics and the keys on, and the chase has
+  to see the same batch under the same keys. What the extra evaluations do to
+  such state is dropped. What `loss_fn` closes over cannot be copied: hand NNX
+  objects over as arguments.
 
   Args:
     loss_fn: `loss_fn(model, *args, **kwargs)` returns the loss, a scalar, or
       `(loss, aux)`.
     model: the module; not changed.
-    *args: the batch, as `loss_fn` takes it.
+    *args: the batch, and whatever else `loss_fn` takes; not changed.
     wrt: filter of the parameters, as given to `nnx.Optimizer`.
     has_aux: whether `loss_fn` returns `(loss, aux)`. The aux is dropped, so
       `isgd`'s own `has_aux` stays False.
@@ -56,6 +60,7 @@ def nnx_value_fn(
   Returns:
     A function of the parameters, in the form in which `nnx.Optimizer.update`
     hands them to Optax: the `nnx.State` of `wrt` with plain arrays as leaves.
+    It raises a `ValueError` on those of another `wrt`.
 
   Example:
     >>> import jax.numpy as jnp, optax, isgd_jax
@@ -77,17 +82,66 @@ def nnx_value_fn(
     >>> int(isgd_jax.get_info(optimizer.opt_state).num_steps)
     1
   """
-  graphdef, _, rest = nnx.split(model, wrt, ...)
+  leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=_is_nnx)
+  is_object = [_is_nnx(leaf) for leaf in leaves]
+  objects = [leaf for leaf in leaves if _is_nnx(leaf)]
+  is_wrt = nnx.filterlib.to_predicate(wrt)
+  # All at once: what they share is shared by their copies too.
+  graphdef, params_now, rest = nnx.split(
+    (model, *objects),
+    lambda path, value: path[0] == 0 and is_wrt(path[1:], value),
+    ...,
+  )
   # Plain arrays, no Variables: merging these makes new Variables each time, so
   # that no evaluation can write to the caller's, or to another's.
   rest = nnx.as_pure(rest)
+  expected = _paths(params_now.get(0, {}))
 
   def value_fn(params: Any) -> Any:
     """The loss of the batch at `params`."""
-    result = loss_fn(nnx.merge(graphdef, params, rest), *args, **kwargs)
+    _check_paths(_paths(params), expected, wrt)
+    copied, *copies = nnx.merge(graphdef, nnx.State({0: params}), rest)
+    copies = iter(copies)
+    new_args, new_kwargs = structure.unflatten(
+      next(copies) if is_copied else leaf
+      for leaf, is_copied in zip(leaves, is_object, strict=True)
+    )
+    result = loss_fn(copied, *new_args, **new_kwargs)
     return result[0] if has_aux else result
 
   return value_fn
+
+
+def _is_nnx(leaf: Any) -> bool:
+  """Whether something is an NNX object, whose state an evaluation may move."""
+  return isinstance(leaf, (nnx.Pytree, nnx.Variable))
+
+
+def _paths(params: Any) -> set[str]:
+  """Where in a module its parameters are: 'layers.0.kernel'."""
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='.')
+    for path, _ in jax.tree_util.tree_leaves_with_path(nnx.as_pure(params))
+  }
+
+
+def _check_paths(given: set[str], expected: set[str], wrt: Any) -> None:
+  """Raises where the parameters are not those that `wrt` names."""
+  if given != expected:
+    differences = [
+      f'{what} {", ".join(sorted(paths)[:5])}'
+      for what, paths in (
+        ('not', expected - given),
+        ('but', given - expected),
+      )
+      if paths
+    ]
+    raise ValueError(
+      f'wrt must be the filter that nnx.Optimizer has, got {wrt!r}: of the '
+      f'parameters it names, the optimizer hands over '
+      f'{", ".join(differences)}. Give nnx_value_fn and nnx.Optimizer the same '
+      'wrt.'
+    )
 
 
 class TrainState(train_state.TrainState):

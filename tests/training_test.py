@@ -128,6 +128,125 @@ def test_nnx_value_fn_hands_arguments_on_and_takes_a_filter():
   )
 
 
+class Stateful(nnx.Module):
+  """A second module in train mode, beside the one that is trained."""
+
+  def __init__(self, rngs):
+    self.norm = nnx.BatchNorm(3, rngs=rngs)
+    self.counter = nnx.BatchStat(jnp.zeros(()))
+
+  def __call__(self, x):
+    self.counter[...] += 1.0
+    return self.norm(x)
+
+
+def dropped_out(rngs, x):
+  return x * jax.random.bernoulli(rngs.dropout(), 0.8, x.shape)
+
+
+# What makes the objects, and how each of them changes the loss or is changed.
+MUTABLE = {
+  'rngs': (
+    lambda: nnx.Rngs(dropout=1),
+    lambda rngs, x: dropped_out(rngs, x),
+  ),
+  'metric': (
+    lambda: nnx.metrics.Average(),
+    lambda metric, x: metric.update(values=jnp.float32(7.0)),
+  ),
+  'module': (
+    lambda: Stateful(nnx.Rngs(2)),
+    lambda module, x: module(x),
+  ),
+  'variable': (
+    lambda: nnx.BatchStat(jnp.zeros(())),
+    lambda variable, x: variable.set_value(variable[...] + 1.0),
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', MUTABLE)
+@pytest.mark.parametrize('is_nested', [False, True])
+def test_nnx_objects_among_the_arguments_move_with_the_first_evaluation_alone(
+  kind, is_nested
+):
+  make, use = MUTABLE[kind]
+
+  def loss_fn(model, x, y, thing):
+    thing = thing['in'][0] if is_nested else thing
+    used = use(thing, x)
+    x = used if kind in ('rngs', 'module') else x
+    return jnp.mean((model(x)[:, 0] - y) ** 2)
+
+  @nnx.jit
+  def step(model, optimizer, x, y, thing):
+    value_fn = training.nnx_value_fn(loss_fn, model, x, y, thing=thing)
+    loss, grads = nnx.value_and_grad(loss_fn)(model, x, y, thing)
+    optimizer.update(model, grads, value=loss, value_fn=value_fn)
+
+  model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+  optimizer = nnx.Optimizer(model, chasing(optax.sgd(0.02)), wrt=nnx.Param)
+  thing = {'in': [make(), jnp.ones(2), None]} if is_nested else make()
+  num_chased = 0
+  for x, y in batches():
+    before, once = nnx.clone((model, thing)), nnx.clone((model, thing))
+    loss = loss_fn(once[0], x, y, once[1])
+    step(model, optimizer, x, y, thing)
+    chex.assert_trees_all_close(
+      *(
+        jax.tree.map(_plain, nnx.as_pure(nnx.state([tree])))
+        for tree in (thing, once[1])
+      ),
+      rtol=1e-5,
+    )
+    info = info_of(optimizer.opt_state)
+    np.testing.assert_allclose(info.loss, loss, rtol=1e-5)
+    if info.num_chase_steps:
+      num_chased += 1
+      # The chase's last loss is that of the new weights under the old state.
+      left = loss_fn(model, x, y, before[1])
+      np.testing.assert_allclose(info.final_loss, left, rtol=1e-4)
+  assert num_chased
+
+
+def test_nnx_objects_that_share_a_variable_share_it_in_their_copies():
+  model = nnx.Linear(3, 1, use_bias=False, rngs=nnx.Rngs(0))
+  tied = nnx.List([model.kernel])
+
+  def loss_fn(model, tied):
+    return jnp.sum(model.kernel[...]) + jnp.sum(tied[0][...])
+
+  value_fn = training.nnx_value_fn(loss_fn, model, tied)
+  params = nnx.as_pure(nnx.state(model, nnx.Param))
+  ones = jax.tree.map(jnp.ones_like, params)
+  np.testing.assert_allclose(value_fn(ones), 6.0)
+
+
+@pytest.mark.parametrize(
+  ('wrt', 'optimizer_wrt', 'message'),
+  [
+    (nnx.Param, nnx.PathContains('kernel'), 'hands over not bias'),
+    (nnx.PathContains('bias'), nnx.Param, 'hands over but kernel'),
+    (
+      nnx.PathContains('bias'),
+      nnx.PathContains('kernel'),
+      'hands over not bias, but kernel',
+    ),
+  ],
+)
+def test_a_wrt_that_is_not_the_optimizer_s_is_said(wrt, optimizer_wrt, message):
+  model = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+  loss_fn = lambda model, x: model(x).sum()
+  optimizer = nnx.Optimizer(model, chasing(optax.sgd(0.1)), wrt=optimizer_wrt)
+  x = jnp.ones((2, 3))
+  value_fn = training.nnx_value_fn(loss_fn, model, x, wrt=wrt)
+  loss, grads = nnx.value_and_grad(
+    loss_fn, argnums=nnx.DiffState(0, optimizer_wrt)
+  )(model, x)
+  with pytest.raises(ValueError, match=f'wrt must be the filter.*{message}'):
+    optimizer.update(model, grads, value=loss, value_fn=value_fn)
+
+
 def _not_param(path, variable):
   return not issubclass(getattr(variable, 'type', type(variable)), nnx.Param)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from isgd_jax import _checks
+from isgd_jax._charts import chart as chart_lib
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
 from isgd_jax._devices import collectives
@@ -78,6 +79,8 @@ def judge(
   given = collectives.averaged_value(
     transformation, given, axis_name, shard_weight
   )
-  chart_state, reading = control_chart.update(state.chart_state, given)
+  chart_lib.check_state(control_chart, state.chart_state)
+  chart_state, read = control_chart.update(state.chart_state, given)
+  reading = chart_lib.as_arrays(read, None, given)
   loss = jnp.asarray(given).astype(reading.mean.dtype)
   return Judgement(chart_state, given, loss, reading)

@@ -78,9 +78,7 @@ def chase_on_probation(
     """Evaluates the rival, or chases."""
     trust = probation.unpack(carry.packed_trust)
     # Else XLA hoists a product with the state out of this loop, into each step.
-    is_probe, frozen_state = jax.lax.optimization_barrier(
-      (carry.is_probe, base_state)
-    )
+    _, frozen_state = jax.lax.optimization_barrier((carry.is_probe, base_state))
     grad = optax.tree.cast_like(carry.slot, updates)
 
     def judge_rival(loss):

@@ -67,10 +67,14 @@ def fixed_cycle(
   permute otherwise: finish a run with the one it was begun with.)
 
   Args:
-    source: the records: `len(source)` and `source[i]`, a pytree of arrays. If
-      it has `source.__getitems__(indices)`, that is called in place of it, once
-      a batch, with an int64 array, for a pytree of *stacked* arrays
-      [len(indices), ...]. Reading must be thread-safe.
+    source: the records, as either of
+
+      * `len(source)` and `source[i]`, a pytree of arrays: a list of records,
+        say. If it has `source.__getitems__(indices)`, that is called in place
+        of it, once a batch, with an int64 array, for a pytree of *stacked*
+        arrays [len(indices), ...]. Reading must be thread-safe.
+      * a tuple or dict of arrays [N, ...], nested or not, such as `(x, y)`:
+        record i is row i of each.
     batch_size: records in a global batch, over all processes.
     seed: integer >= 0; decides permutations and transforms.
     num_epochs: epochs >= 1 in the dataset; None for 2^31 - 1, in effect
@@ -99,8 +103,9 @@ def fixed_cycle(
 
   Raises:
     ImportError: without Grain.
-    ValueError: on an argument out of range, before anything is read; from a
-      read, if `__getitems__` returns anything but stacked arrays.
+    ValueError: on an argument out of range, or arrays of several lengths,
+      before anything is read; from a read, if `__getitems__` returns anything
+      but stacked arrays.
 
   Examples:
     >>> import numpy as np
@@ -116,6 +121,10 @@ def fixed_cycle(
     1 2 (4,)
     >>> bool(np.all(batch.data['label'] == dataset[1].data['label']))
     True
+    >>> x, y = np.zeros((10, 3)), np.arange(10)
+    >>> batch = sampling.fixed_cycle((x, y), 4, seed=0)[7]
+    >>> print(batch.data[0].shape, batch.data[1].shape)
+    (4, 3) (4,)
 
   References:
     Wang et al., `Accelerating Deep Neural Network Training with Inconsistent
@@ -123,6 +132,7 @@ def fixed_cycle(
     Networks 93, 2017.
   """
   grain = import_grain()
+  source = _as_source(source)
   num_records = len(source)
   num_batches = batches_per_cycle(num_records, batch_size, last_batch)
   batch_size = operator.index(batch_size)
@@ -213,6 +223,43 @@ def batches_per_cycle(
     )
   rounding = 0 if last_batch == 'drop' else batch_size - 1
   return (num_records + rounding) // batch_size
+
+
+def _as_source(source: Any) -> Any:
+  """The source; a tuple or dict of arrays as a source of its rows."""
+  # A class that reads in its own way, even a named tuple, is a source already.
+  reads = getattr(type(source), '__getitem__', None)
+  if reads not in (tuple.__getitem__, dict.__getitem__):
+    return source
+  leaves, structure = jax.tree.flatten(source)
+  shapes = [
+    np.shape(leaf) if isinstance(leaf, (np.ndarray, jax.Array)) else None
+    for leaf in leaves
+  ]
+  if not all(shapes) or len({shape[0] for shape in shapes if shape}) != 1:
+    found = ', '.join(
+      type(leaf).__name__ if shape is None else str(shape)
+      for leaf, shape in zip(leaves, shapes, strict=True)
+    )
+    raise ValueError(
+      f'source is a {type(source).__name__}, so it must hold arrays of one '
+      f'length, a record a row; got {found or "none"}. Give arrays of one '
+      'length, or the records as a list.'
+    )
+  return _Rows(structure.unflatten(map(np.asarray, leaves)))
+
+
+class _Rows:
+  """Record i is row i of each array of a pytree."""
+
+  def __init__(self, arrays: Any):
+    self._arrays = arrays
+
+  def __len__(self) -> int:
+    return len(jax.tree.leaves(self._arrays)[0])
+
+  def __getitems__(self, indices: np.ndarray) -> Any:
+    return jax.tree.map(lambda array: array[indices], self._arrays)
 
 
 class _Cycle(NamedTuple):

@@ -8,12 +8,14 @@ import sys
 import textwrap
 import threading
 import time
+from typing import NamedTuple
 
 import chex
 import grain
 import hypothesis
 from hypothesis import strategies as st
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -529,6 +531,108 @@ def test_records_that_are_not_stacked_are_refused():
   dataset = sampling.fixed_cycle(ListOfRecords(10), 4, seed=0)
   with pytest.raises(ValueError, match='stacked arrays with leading dimension'):
     _ = dataset[0]
+
+
+class Pair(NamedTuple):
+  x: np.ndarray
+  y: np.ndarray
+
+
+@pytest.mark.parametrize(
+  'pack',
+  [
+    lambda x, y: (x, y),
+    Pair,
+    lambda x, y: {'x': x, 'y': {'label': y}},
+    lambda x, y: (jnp.asarray(x), jnp.asarray(y)),
+  ],
+)
+def test_a_tuple_or_dict_of_arrays_has_its_records_along_the_first_axis(pack):
+  x, y = np.arange(30, dtype=np.float32).reshape(10, 3), np.arange(10)
+  source = pack(x, y.astype(np.int32))
+  # Of batch size 2, too, at which two arrays could be taken for two records.
+  dataset = sampling.fixed_cycle(source, 2, seed=0, num_epochs=1)
+  rows = [jax.tree.leaves(dataset[t].data) for t in range(len(dataset))]
+  assert len(rows) == 5
+  np.testing.assert_array_equal(
+    sorted(label for _, labels in rows for label in labels), y
+  )
+  for pixels, labels in rows:
+    np.testing.assert_array_equal(pixels, x[labels])
+  assert jax.tree.structure(dataset[0].data) == jax.tree.structure(source)
+  assert all(isinstance(leaf, np.ndarray) for leaf in rows[0])
+
+
+def test_rows_of_arrays_are_transformed_one_by_one():
+  dataset = sampling.fixed_cycle(
+    (np.arange(6.0), np.arange(6)),
+    2,
+    seed=0,
+    transform=lambda record, rng: (record[0] + 1.0, record[1]),
+  )
+  values, labels = dataset[1].data
+  np.testing.assert_array_equal(values, labels + 1.0)
+
+
+def test_a_list_and_a_class_that_reads_are_sources_of_records():
+  arrays = [np.zeros(3), np.ones(3)]
+  assert sampling.fixed_cycle(arrays, 2, seed=0)[0].data.shape == (2, 3)
+
+  class Reading(NamedTuple):
+    x: np.ndarray
+    y: np.ndarray
+
+    def __len__(self):
+      return 4
+
+    def __getitem__(self, i):
+      return np.float32(i)
+
+  source = Reading(np.zeros(2), np.zeros(3))
+  assert sampling.fixed_cycle(source, 4, seed=0)[0].data.shape == (4,)
+
+
+@pytest.mark.parametrize(
+  ('source', 'found'),
+  [
+    ((np.zeros((5, 2)), np.zeros(4)), r'tuple.*\(5, 2\), \(4,\)'),
+    ({'x': np.zeros(5), 'n': np.array(5)}, r'dict.*\(\), \(5,\)'),
+    ((1, 2, 3), 'int, int, int.* as a list'),
+    ((), 'got none'),
+  ],
+)
+def test_arrays_that_share_no_first_axis_are_refused(source, found):
+  with pytest.raises(ValueError, match=f'source is a .*{found}'):
+    sampling.fixed_cycle(source, 1, seed=0)
+
+
+def test_integer_scalars_of_jax_and_numpy_do_as_python_s():
+  expected = make_dataset(
+    num_epochs=3, seed=5, process_index=0, process_count=1
+  )
+  for integer in (jnp.int32, np.int32, np.array):
+    dataset = sampling.fixed_cycle(
+      StackedRecords(22),
+      integer(4),
+      seed=integer(5),
+      num_epochs=integer(3),
+      process_index=integer(0),
+      process_count=integer(1),
+      reshuffle=False,
+      transform=add_noise,
+    )
+    assert len(dataset) == len(expected)
+    chex.assert_trees_all_equal(dataset[7], expected[7])
+    with sampling.prefetch(
+      dataset, start=integer(17), buffer_size=integer(1)
+    ) as batches:
+      assert ids(next(batches)) == ids(expected[17])
+    assert type(sampling.batches_per_cycle(integer(22), integer(4))) is int
+  # NumPy's product of the two would pass 2^31.
+  endless = sampling.fixed_cycle(
+    StackedRecords(22), np.int32(4), seed=0, num_epochs=np.int32(2**31 - 1)
+  )
+  assert len(endless) == 6 * (2**31 - 1)
 
 
 def test_without_grain_the_error_names_the_extra(monkeypatch):

@@ -5,6 +5,8 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from isgd_jax.experiments.datasets import _fingerprint
+
 # {'image': [h, w, c] uint8 or float32, 'label': int32}, or
 # {'tokens': [sequence_length + 1] uint8}.
 Record = dict[str, Any]
@@ -13,11 +15,17 @@ TestTransform = Callable[[Record], Record]
 
 
 class Source(Protocol):
-  """Records by index, as Grain's `RandomAccessDataSource` has them."""
+  """Records by index, as Grain's `RandomAccessDataSource` has them.
+
+  `fingerprint` tells the records from others, or from these when they were
+  changed, as far as that is to be had without reading images.
+  """
 
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int, /) -> Record: ...
+
+  def fingerprint(self) -> str: ...
 
 
 SourceT_co = TypeVar('SourceT_co', bound=Source, covariant=True)
@@ -109,6 +117,10 @@ class ArraySource:
     indices = np.asarray(indices, np.intp)
     return {'image': self.images[indices], 'label': self.labels[indices]}
 
+  def fingerprint(self) -> str:
+    """Of every byte of images and labels."""
+    return _fingerprint.of_arrays(self.images, self.labels)
+
   def __repr__(self) -> str:
     # Grain keeps it in its checkpoints, so it must be short and stable.
     return f'ArraySource({self.images.dtype}{list(self.images.shape)})'
@@ -145,6 +157,10 @@ class TokenSource:
   def __getitems__(self, indices: Sequence[int] | np.ndarray) -> Record:
     """One gather: `{'tokens': [b, sequence_length + 1] uint8}`."""
     return {'tokens': self.tokens[np.asarray(indices, np.intp)]}
+
+  def fingerprint(self) -> str:
+    """Of every byte of the windows."""
+    return _fingerprint.of_arrays(self.tokens)
 
   def __repr__(self) -> str:
     return f'TokenSource({self.tokens.dtype}{list(self.tokens.shape)})'

@@ -11,7 +11,7 @@ from isgd_jax.experiments.errors import data_error
 
 _GZIP_MAGIC = b'\x1f\x8b'
 # Deflate cannot shrink further than 1032 to 1 (zlib's technical notes).
-_MAX_COMPRESSION = 1032
+MAX_COMPRESSION = 1032
 _CHUNK_BYTES = 2**20
 
 
@@ -55,7 +55,7 @@ def open_plain_or_gzip(
       file.seek(0)
       if is_gzip:
         with gzip.GzipFile(fileobj=file) as stream:
-          yield stream, num_bytes * _MAX_COMPRESSION
+          yield stream, num_bytes * MAX_COMPRESSION
       else:
         yield file, num_bytes
   # What GzipFile raises where a file is cut short or a bit has changed.

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from isgd_jax.experiments.datasets import _fingerprint
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Record
 from isgd_jax.experiments.datasets._decode import UndecodableError
@@ -12,6 +13,7 @@ from isgd_jax.experiments.datasets._decode import decode_image
 from isgd_jax.experiments.datasets._decode import probe_image
 from isgd_jax.experiments.datasets._hugging_face_tables import find_columns
 from isgd_jax.experiments.datasets._hugging_face_tables import find_image_shape
+from isgd_jax.experiments.datasets._hugging_face_tables import image_sizes
 from isgd_jax.experiments.datasets._hugging_face_tables import load_splits
 from isgd_jax.experiments.datasets._hugging_face_tables import read_image
 from isgd_jax.experiments.datasets._hugging_face_tables import read_labels
@@ -100,6 +102,14 @@ class HuggingFaceSource:
         'give image_size, which all images are then resized to',
       )
     return {'image': image, 'label': self.labels[index]}
+
+  def fingerprint(self) -> str:
+    """Of every label, and of the name and size of every image of the split.
+
+    A part held out has the images of the whole split, and its own labels.
+    """
+    names, sizes = image_sizes(self._rows, self._image_column)
+    return _fingerprint.of_files(names, sizes, self.labels)
 
   def __repr__(self) -> str:
     return f'HuggingFaceSource({self._name!r}, {len(self)} images)'

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from isgd_jax.experiments.datasets import _fingerprint
 from isgd_jax.experiments.datasets._decode import UndecodableError
 from isgd_jax.experiments.datasets._decode import decode_image
 from isgd_jax.experiments.datasets._decode import probe_image
@@ -146,6 +147,35 @@ def read_image(
     data = read_file(path)
   where = f'{name}, row {index}'
   return data or b'', f'{where} ({path})' if path else where
+
+
+def image_sizes(rows: Any, image_column: str) -> tuple[list[str], np.ndarray]:
+  """The names and sizes of all images of a split; reads no image.
+
+  Args:
+    rows: the table; rows that were selected from it count as all of it.
+    image_column: of undecoded images.
+
+  Returns:
+    The names without folders, '' where there is none, and [n] int64, bytes.
+
+  Raises:
+    DataError: (a `ValueError`) an image that is in a file is not there.
+  """
+  import pyarrow.compute as pc
+
+  paths, sizes = [], []
+  for chunk in rows.data.column(image_column).chunks:
+    paths += chunk.field('path').to_pylist()
+    # Lengths alone: they lie beside the bytes, which stay on the disk.
+    lengths = pc.call_function('binary_length', [chunk.field('bytes')])
+    sizes += lengths.to_pylist()
+  in_files = [i for i, size in enumerate(sizes) if size is None and paths[i]]
+  found = _fingerprint.file_sizes('', [paths[i] for i in in_files])
+  for i, size in zip(in_files, found.tolist(), strict=True):
+    sizes[i] = size
+  names = [os.path.basename(path or '') for path in paths]
+  return names, np.array([size or 0 for size in sizes], np.int64)
 
 
 def find_image_shape(

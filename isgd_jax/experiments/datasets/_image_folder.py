@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from isgd_jax.experiments.datasets import _fingerprint
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Record
 from isgd_jax.experiments.datasets._decode import UndecodableError
@@ -81,6 +82,11 @@ class ImageFolderSource:
       if not self._skip_undecodable:
         raise
     return undecodable_record(self._image_size, self._image_size, 3)
+
+  def fingerprint(self) -> str:
+    """Of every path below the root, its label and the size of its file."""
+    sizes = _fingerprint.file_sizes(self.root, self.paths)
+    return _fingerprint.of_files(self.paths, sizes, self.labels)
 
   def __repr__(self) -> str:
     return f'ImageFolderSource({self.root!r}, {len(self)} images)'

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from flax import nnx
 import jax
+import optax
 
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.models._losses import cross_entropy
+from isgd_jax.experiments.models.registry import Kind
 from isgd_jax.experiments.models.registry import create_model
 
 Params = Any
@@ -25,7 +27,9 @@ class Model(NamedTuple):
     init: `init(seed) -> params`, a nested dictionary of float32 arrays.
     loss_fn: `loss_fn(params, (inputs, targets)) -> (loss, accuracy)`, the mean
       softmax cross-entropy in nats and the share of right answers over all
-      targets (of tokens, over all positions), scalars. Targets are int32.
+      targets (of tokens, over all positions), scalars. Targets are int32. Of
+      regression, `(loss, error)`: half the mean squared error and the mean
+      absolute error, of targets [b] float32.
     logits_fn: `logits_fn(params, inputs) -> logits`, [b, num_classes] of images
       and [b, t, num_classes] of tokens, float32.
   """
@@ -37,7 +41,10 @@ class Model(NamedTuple):
 
 @functools.cache
 def build_model(
-  name: str, example_shape: Sequence[int], num_classes: int
+  name: str,
+  example_shape: Sequence[int],
+  num_classes: int,
+  kind: Kind = 'classification',
 ) -> Model:
   """A functional view (`nnx.split`, `nnx.merge`) of one of the networks.
 
@@ -46,15 +53,18 @@ def build_model(
       or `'transformer-small'`.
     example_shape: of one example: (height, width, channels) of an image, or
       (length,) of a token sequence, a tuple.
-    num_classes: the number of classes; of tokens, the size of the vocabulary.
+    num_classes: the number of classes; of tokens, the size of the vocabulary;
+      1 for regression.
+    kind: whether the targets are classes, or numbers of about zero mean and
+      unit variance, such as `streams.table_batches` gives.
 
   Returns:
     A `Model`; the same object for the same arguments.
 
   Raises:
     ValueError: the name is unknown (the message gives the nearest valid names),
-      the network cannot take such examples, or it has more state than its
-      parameters.
+      the network cannot take such examples, it has more state than its
+      parameters, or regression has several outputs.
 
   Example:
     >>> import numpy as np
@@ -67,7 +77,9 @@ def build_model(
   """
 
   def create(key: jax.Array) -> nnx.Module:
-    return create_model(name, example_shape, num_classes, rngs=nnx.Rngs(key))
+    return create_model(
+      name, example_shape, num_classes, kind=kind, rngs=nnx.Rngs(key)
+    )
 
   abstract = nnx.eval_shape(lambda: create(jax.random.key(0)))
   graphdef, _, other = nnx.split(abstract, nnx.Param, ...)
@@ -88,6 +100,10 @@ def build_model(
   def loss_fn(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
     inputs, targets = batch
     logits = logits_fn(params, inputs)
+    if kind == 'regression':
+      outputs = logits[..., 0]
+      losses = optax.l2_loss(outputs, targets)
+      return losses.mean(), abs(outputs - targets).mean()
     losses, is_right = cross_entropy(logits, targets)
     return losses.mean(), is_right.mean()
 

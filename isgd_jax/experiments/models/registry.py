@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
+import typing
 from typing import Literal
 
 from flax import nnx
@@ -19,6 +20,8 @@ from isgd_jax.experiments.models.vision import Cifar10Quick
 from isgd_jax.experiments.models.vision import LeNet
 
 InputKind = Literal['image', 'tokens']
+
+Kind = Literal['classification', 'regression']
 
 _NETWORKS: Mapping[str, tuple[Callable[..., nnx.Module], InputKind]] = {
   'alexnet': (AlexNet, 'image'),
@@ -73,6 +76,7 @@ def create_model(
   example_shape: Sequence[int],
   num_classes: int,
   *,
+  kind: Kind = 'classification',
   dtype: jax.typing.DTypeLike = jnp.float32,
   rngs: nnx.Rngs,
 ) -> nnx.Module:
@@ -83,7 +87,9 @@ def create_model(
       of 4 heads, `'transformer-small'` of width 64, with 2 layers of 2 heads.
     example_shape: of one example: (height, width, channels) of an image, or
       (length,) of a token sequence.
-    num_classes: the number of classes; of tokens, the size of the vocabulary.
+    num_classes: the number of classes; of tokens, the size of the vocabulary;
+      1 for regression.
+    kind: whether the outputs are logits of classes, or one number.
     dtype: what the network computes in, float32 or bfloat16; parameters,
       BatchNorm statistics and logits are float32 with either.
     rngs: draws the initial parameters, and the dropout.
@@ -102,7 +108,13 @@ def create_model(
     (2, 10)
   """
   network, _ = _NETWORKS[check_name('model', name, _NETWORKS)]
-  if num_classes < 2:
+  check_name('kind', kind, typing.get_args(Kind))
+  if kind == 'regression' and num_classes != 1:
+    raise InputError(
+      f'num_classes must be 1 for regression, got {num_classes}: a number has '
+      'one output'
+    )
+  if kind == 'classification' and num_classes < 2:
     raise InputError(f'num_classes is {num_classes}, but must be at least 2')
   if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
     raise InputError(

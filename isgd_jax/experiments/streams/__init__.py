@@ -1,11 +1,16 @@
 """Orders in which a training run meets its batches."""
 
+from isgd_jax.experiments.streams._dated_texts import texts_in_order
 from isgd_jax.experiments.streams._drift import DRIFTS
 from isgd_jax.experiments.streams._drift import Drift
 from isgd_jax.experiments.streams._drift import drifting_stream
 from isgd_jax.experiments.streams._epochs import fixed_cycle
 from isgd_jax.experiments.streams._epochs import shuffled_epochs
 from isgd_jax.experiments.streams._stream import Stream
+from isgd_jax.experiments.streams._tables import TableBatches
+from isgd_jax.experiments.streams._tables import running_moments
+from isgd_jax.experiments.streams._tables import table_batches
+from isgd_jax.experiments.streams._tables import table_stream
 from isgd_jax.experiments.streams._texts import switching_texts
 from isgd_jax.experiments.streams._throttled import throttled
 
@@ -19,6 +24,12 @@ __all__ = [
   'Drift',
   'drifting_stream',
   'switching_texts',
+  # One pass in time order, or shuffled as its control
+  'TableBatches',
+  'running_moments',
+  'table_batches',
+  'table_stream',
+  'texts_in_order',
   # From a slow source
   'throttled',
 ]

@@ -8,8 +8,8 @@ import numpy as np
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.streams._stream import Stream
 
-Drift = Literal['labels', 'pixels']
-DRIFTS = ('labels', 'pixels')
+Drift = Literal['labels', 'pixels', 'permuted-labels']
+DRIFTS = ('labels', 'pixels', 'permuted-labels')
 
 
 def drifting_stream(
@@ -32,7 +32,9 @@ def drifting_stream(
   * `'labels'`: label y becomes (y + s) mod num_classes in segment s, so every
     label changes at every change point;
   * `'pixels'`: the pixels of every image are permuted, by one random
-    permutation a segment. The first segment is left as it is.
+    permutation a segment. The first segment is left as it is;
+  * `'permuted-labels'`: likewise the labels, by a random permutation of the
+    classes, which may leave some as they are.
 
   Args:
     images: [n, h, w, c].
@@ -41,7 +43,7 @@ def drifting_stream(
     num_segments: segments, hence `num_segments - 1` change points.
     batches_per_segment: batches between two change points.
     num_classes: the number of classes.
-    drift: `'labels'` or `'pixels'`.
+    drift: `'labels'`, `'pixels'` or `'permuted-labels'`.
     transition_batches: batches at the start of a segment, from the second on,
       over which the new concept takes over: each image follows it with a
       probability that rises linearly. 0 changes abruptly.
@@ -83,22 +85,26 @@ def drifting_stream(
   def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     as_they_are = np.arange(np.prod(pixels_shape))
     pixels = as_they_are
+    classes = np.arange(num_classes)
     for segment in range(num_segments):
       order = rng.permutation(num_images)
-      old_pixels = pixels
+      old_pixels, old_classes = pixels, classes
       if drift == 'pixels' and segment > 0:
         pixels = rng.permutation(as_they_are)
+      elif drift == 'permuted-labels' and segment > 0:
+        classes = rng.permutation(num_classes)
       for i in range(batches_per_segment):
         chosen = order[i * batch_size : (i + 1) * batch_size]
         flat = images[chosen].reshape(batch_size, -1)
         rotation = np.full(batch_size, segment if drift == 'labels' else 0)
-        moved = flat[:, pixels]
+        moved, named = flat[:, pixels], classes[labels[chosen]]
         if segment > 0 and i < transition_batches:
           share = (i + 1) / (transition_batches + 1)
           is_old = rng.random(batch_size) >= share
           moved = np.where(is_old[:, None], flat[:, old_pixels], moved)
+          named = np.where(is_old, old_classes[labels[chosen]], named)
           rotation -= is_old & (drift == 'labels')
-        rotated = ((labels[chosen] + rotation) % num_classes).astype(np.int32)
+        rotated = ((named + rotation) % num_classes).astype(np.int32)
         yield moved.reshape(batch_size, *pixels_shape), rotated
 
   change_points = tuple(

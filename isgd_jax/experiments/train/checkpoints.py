@@ -201,6 +201,7 @@ class Checkpoints:
         args=ocp.args.Composite(meta=ocp.args.JsonRestore()),
       )['meta']
     check_same_run(config, meta['config'], source)
+    _check_fingerprinted(source, meta['data'])
     _check_same('its data set', source, dict(data or {}), meta['data'])
     target = jax.eval_shape(to_flat, template)
     _check_same(
@@ -293,6 +294,17 @@ def _kinds(flat: Mapping[str, Any]) -> dict[str, str]:
     name: f'{jnp.dtype(leaf.dtype).name}{list(leaf.shape)}'
     for name, leaf in flat.items()
   }
+
+
+def _check_fingerprinted(source: str, data: Mapping[str, Any]) -> None:
+  """Raises on a checkpoint of a version that looked at a few records alone."""
+  if 'checksum' in data:
+    raise InputError(
+      f'cannot carry on {source}: it was made by a version of isgd_jax that '
+      'looked at 8 records of each part of the data, so whether the data are '
+      'the same cannot be told. Finish it with the version that its '
+      'config.json names, or begin another run with another --out'
+    )
 
 
 def _check_same(

@@ -228,3 +228,39 @@ def test_the_way_to_a_worker_process(tmp_path):
   dataset = load(tmp_path)
   copy = pickle.loads(pickle.dumps(dataset))
   assert greys(copy.train) == greys(dataset.train)
+
+
+def test_rows_are_told_apart_by_label_name_and_size_of_the_image(tmp_path):
+  """Of parts that are whole splits, and of those that are held out."""
+
+  def fingerprints(name, contents, labels=None, test=True):
+    folder = tmp_path / name
+    folder.mkdir()
+    write(folder, 'train', contents, labels)
+    if test:
+      write(folder, 'test', contents[:2])
+    dataset = load(folder)
+    return dataset.train.fingerprint(), dataset.test.fingerprint()
+
+  images = [png(i) for i in range(20)]
+  first = fingerprints('first', images)
+  assert fingerprints('again', images) == first
+  labels = [i % 2 for i in range(19)] + [0]
+  assert fingerprints('labels', images, labels)[0] != first[0]
+  assert fingerprints('size', [*images[:-1], png(3, (90, 90))])[0] != first[0]
+  held_out = fingerprints('held_out', images, test=False)
+  assert len({*first, *held_out}) == 4
+
+
+def test_images_in_files_have_their_files_sizes(tmp_path):
+  for split in ('train', 'test'):
+    for label in ('cat', 'dog'):
+      (tmp_path / 'images' / split / label).mkdir(parents=True)
+      for i in range(3):
+        path = tmp_path / 'images' / split / label / f'{i}.png'
+        path.write_bytes(png(i))
+  source = load(tmp_path / 'images').train
+  before = source.fingerprint()
+  path = tmp_path / 'images' / 'train' / 'dog' / '1.png'
+  path.write_bytes(path.read_bytes() + b' ')
+  assert source.fingerprint() != before

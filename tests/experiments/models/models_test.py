@@ -866,3 +866,24 @@ def test_public_networks_are_those_of_the_registry():
   exported = {getattr(models, name) for name in models.__all__}
   assert classes <= exported
   assert vision.AlexNet in classes
+
+
+def test_regression_has_half_the_squared_error_and_learns():
+  model = models.build_model('mlp', (1, 3, 1), 1, 'regression')
+  params = model.init(0)
+  inputs = jax.random.normal(jax.random.key(0), (64, 1, 3, 1))
+  targets = inputs.sum((1, 2, 3))
+  outputs = model.logits_fn(params, inputs)[:, 0]
+  loss, error = model.loss_fn(params, (inputs, targets))
+  np.testing.assert_allclose(
+    loss, np.mean((outputs - targets) ** 2) / 2, rtol=1e-6
+  )
+  np.testing.assert_allclose(error, np.mean(abs(outputs - targets)), rtol=1e-6)
+  step = jax.jit(jax.grad(lambda p: model.loss_fn(p, (inputs, targets))[0]))
+  for _ in range(100):
+    params = jax.tree.map(lambda p, g: p - 0.1 * g, params, step(params))
+  assert model.loss_fn(params, (inputs, targets))[0] < 0.1 * loss
+  with pytest.raises(ValueError, match='num_classes must be 1 for regression'):
+    models.build_model('mlp', (1, 3, 1), 2, 'regression')
+  with pytest.raises(ValueError, match="unknown kind 'regress'"):
+    models.build_model('mlp', (1, 3, 1), 2, 'regress')

@@ -117,6 +117,9 @@ def abrupt(images, labels, batch_size, num_segments, length, drift, rng):
   for segment in range(num_segments):
     order = rng.permutation(len(labels))
     pixels = np.arange(images[0].size)
+    classes = np.arange(NUM_CLASSES)
+    if drift == 'permuted-labels' and segment > 0:
+      classes = rng.permutation(classes)
     if drift == 'pixels' and segment > 0:
       pixels = rng.permutation(pixels)
     for i in range(length):
@@ -125,7 +128,7 @@ def abrupt(images, labels, batch_size, num_segments, length, drift, rng):
       rotation = segment if drift == 'labels' else 0
       yield (
         flat.reshape(batch_size, *images.shape[1:]),
-        (labels[chosen] + rotation) % NUM_CLASSES,
+        ((classes[labels[chosen]] + rotation) % NUM_CLASSES).astype(np.int32),
       )
 
 
@@ -181,7 +184,41 @@ def gradual(drift):
   return np.array(old)
 
 
-@pytest.mark.parametrize('drift', streams.DRIFTS)
+def test_a_permutation_of_labels_fades_linearly_too():
+  num_images = 12 * BATCH_SIZE
+  images = np.arange(num_images).reshape(-1, 1, 1, 1)
+  labels = np.arange(num_images) % NUM_CLASSES
+  stream = streams.drifting_stream(
+    images,
+    labels,
+    batch_size=BATCH_SIZE,
+    num_segments=2,
+    batches_per_segment=12,
+    num_classes=NUM_CLASSES,
+    drift='permuted-labels',
+    transition_batches=TRANSITION,
+    rng=np.random.default_rng(0),
+  )
+  _, after = segments(stream)
+  true, targets = (
+    np.array(each)
+    for each in zip(*((labels[x.ravel()], y) for x, y in after), strict=True)
+  )
+  mapping = dict(zip(true[-1].tolist(), targets[-1].tolist(), strict=True))
+  assert sorted(mapping) == sorted(mapping.values())
+  for label, new in mapping.items():
+    assert np.isin(targets[true == label], (label, new)).all()
+    assert (targets[TRANSITION:][true[TRANSITION:] == label] == new).all()
+  moved = [label for label, new in mapping.items() if label != new]
+  assert moved
+  for i in range(TRANSITION):
+    mine = np.isin(true[i], moved)
+    share = (targets[i] == true[i])[mine].mean()
+    expected = 1 - (i + 1) / (TRANSITION + 1)
+    assert abs(share - expected) < 5 * np.sqrt(0.25 / mine.sum())
+
+
+@pytest.mark.parametrize('drift', ['labels', 'pixels'])
 def test_the_old_concept_fades_linearly_and_then_is_gone(drift):
   shares = gradual(drift).mean(-1)
   expected = 1 - np.arange(1, TRANSITION + 1) / (TRANSITION + 1)

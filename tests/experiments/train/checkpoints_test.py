@@ -127,6 +127,18 @@ def test_other_data_are_refused_and_told_apart(tmp_path):
       checkpoints.restore(state, CONFIG, {'train_examples': 50, 'classes': 2})
 
 
+def test_a_checkpoint_of_the_old_checksum_is_refused_in_words(tmp_path):
+  state = {'w': jnp.ones(3)}
+  old = {'train_examples': 48, 'checksum': '0123456789abcdef'}
+  now = {'train_examples': 48, 'train_fingerprint': '0' * 32}
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    checkpoints.save(1, state, CONFIG, old)
+    with pytest.raises(
+      InputError, match=r'looked at 8 records .* begin another run'
+    ):
+      checkpoints.restore(state, CONFIG, now)
+
+
 OTHER_DEVICE = """
 import sys
 import jax

@@ -24,6 +24,7 @@ from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.train import checkpoints
 from isgd_jax.experiments.train import command
 from isgd_jax.experiments.train import folder
+from isgd_jax.experiments.train import inputs
 from isgd_jax.experiments.train import logs
 from isgd_jax.experiments.train import loop
 from isgd_jax.experiments.train.checkpoints import to_flat
@@ -384,6 +385,65 @@ def test_other_images_in_the_same_folder_are_noticed(
       loop.train(run_config, out, resume=True)
   finally:
     new.unlink()
+
+
+def test_labels_that_were_changed_since_are_noticed(tmp_path):
+  """All but the few records that a glance at the data would hit."""
+  folder = tmp_path / 'mnist'
+  rng = np.random.default_rng(0)
+  labels = {'train': rng.integers(0, 10, 600), 't10k': rng.integers(0, 10, 20)}
+
+  def write():
+    folder.mkdir(exist_ok=True)
+    for part, y in labels.items():
+      pixels = np.random.default_rng(1).integers(0, 256, (len(y), 28, 28))
+      for kind, array in (('images-idx3', pixels), ('labels-idx1', y)):
+        array = array.astype(np.uint8)
+        header = b'\0\0\x08' + bytes([array.ndim])
+        header += np.array(array.shape, '>i4').tobytes()
+        path = folder / f'{part}-{kind}-ubyte'
+        path.write_bytes(header + array.tobytes())
+
+  write()
+  run_config = config(
+    data=DataConfig(dataset='mnist', data_dir=str(folder), batch_size=60),
+    epochs=1,
+  )
+  loop.train(run_config, tmp_path / 'run')
+  untouched = np.arange(8) * 600 // 8
+  changed = (labels['train'] + 1) % 10
+  changed[untouched] = labels['train'][untouched]
+  labels['train'] = changed
+  write()
+  with pytest.raises(InputError, match=r'data set is another one: train_fing'):
+    loop.train(
+      dataclasses.replace(run_config, epochs=2), tmp_path / 'run', resume=True
+    )
+
+
+def test_images_are_told_apart_by_path_class_and_size(tmp_path):
+  """And not by where the folder lies, or when it was written."""
+
+  def facts(root):
+    return inputs.facts_of(inputs.load_run_dataset(images_config(root)))
+
+  make_images(tmp_path / 'images', num_broken=1)
+  before = facts(tmp_path / 'images')
+  shutil.copytree(
+    tmp_path / 'images', tmp_path / 'moved', copy_function=shutil.copyfile
+  )
+  assert facts(tmp_path / 'moved') == before
+  dark = tmp_path / 'moved' / 'train' / 'dark'
+  first = dark / '1.png'
+  first.rename(dark / '1a.png')
+  assert facts(tmp_path / 'moved') != before
+  (dark / '1a.png').rename(first)
+  assert facts(tmp_path / 'moved') == before
+  first.write_bytes(first.read_bytes() + b' ')
+  after = facts(tmp_path / 'moved')
+  assert [name for name in before if after[name] != before[name]] == [
+    'train_fingerprint'
+  ]
 
 
 @pytest.mark.processes
