@@ -482,7 +482,9 @@ def moving_targets(num_steps=60):
 @pytest.mark.parametrize('name', ALL_CHARTS)
 def test_isgd_chases_only_where_the_loss_is_above_the_target(name):
   chart = ALL_CHARTS[name]
-  rows = train_isgd(isgd_jax.isgd(optax.sgd(0.05), chart), moving_targets())
+  rows = train_isgd(
+    helpers.blind_isgd(optax.sgd(0.05), chart), moving_targets()
+  )
   infos = [info for _, info in rows]
   state, num_chases = chart.init(), 0
   num_below = 0
@@ -514,7 +516,7 @@ def test_a_chart_with_memory_flags_good_batches_that_are_not_chased():
     info
     for name in ('ewma', 'cusum')
     for _, info in train_isgd(
-      isgd_jax.isgd(optax.sgd(0.05), ALL_CHARTS[name]), moving_targets()
+      helpers.blind_isgd(optax.sgd(0.05), ALL_CHARTS[name]), moving_targets()
     )
   ]
   lingering = [i for i in infos if i.is_undertrained and i.loss <= i.mean]
@@ -539,7 +541,7 @@ UNREACHED = {
 def test_never_triggered_is_the_base_optimizer_bit_for_bit(name):
   """Op by op."""
   for base in (optax.sgd(0.05), helpers.relaxed(optax.adam(0.05))):
-    optimizer = isgd_jax.isgd(base, UNREACHED[name])
+    optimizer = helpers.blind_isgd(base, UNREACHED[name])
     params = alone = make_params()
     state, alone_state = optimizer.init(params), base.init(params)
     for target in moving_targets()[25:33]:

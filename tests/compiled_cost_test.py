@@ -82,10 +82,17 @@ def parameter_copies(compiled):
   return [line for line in entry_instructions(compiled) if pattern.search(line)]
 
 
+# Without donation the rival, which a chase writes to, is copied to its output.
 @pytest.mark.parametrize('base', BASES)
-@pytest.mark.parametrize('donate', [False, True])
-def test_no_parameter_is_copied_on_a_step_without_a_chase(base, donate):
-  optimizer = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(1_000_000))
+@pytest.mark.parametrize(
+  ('donate', 'probation'), [(False, False), (True, False), (True, True)]
+)
+def test_no_parameter_is_copied_on_a_step_without_a_chase(
+  base, donate, probation
+):
+  optimizer = isgd_jax.isgd(
+    BASES[base], isgd_jax.shewhart(1_000_000), probation=probation
+  )
   compiled = compile_step(optimizer, donate)
   assert parameter_copies(compiled) == []
   if donate:  # Nor the window.
@@ -110,7 +117,10 @@ OPTIONS = {
 def test_nor_with_an_advanced_state_or_the_metric_of_the_base(option, donate):
   """Neither a copy nor a second branch."""
   optimizer = isgd_jax.isgd(
-    BASES['adam'], isgd_jax.shewhart(100), **OPTIONS[option]
+    BASES['adam'],
+    isgd_jax.shewhart(100),
+    probation=option != 'advanced' and donate,
+    **OPTIONS[option],
   )
   compiled = compile_step(optimizer, donate)
   assert parameter_copies(compiled) == []
@@ -123,8 +133,11 @@ def test_nor_with_an_advanced_state_or_the_metric_of_the_base(option, donate):
 
 
 @pytest.mark.parametrize('base', BASES)
-def test_one_data_dependent_branch_on_a_step_without_a_chase(base):
-  optimizer = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(100))
+@pytest.mark.parametrize('probation', [False, True])
+def test_one_data_dependent_branch_on_a_step_without_a_chase(base, probation):
+  optimizer = isgd_jax.isgd(
+    BASES[base], isgd_jax.shewhart(100), probation=probation
+  )
   instructions = entry_instructions(compile_step(optimizer, donate=True))
   branches = [
     line for line in instructions if re.search(r' (while|conditional)\(', line)
@@ -150,12 +163,28 @@ def test_the_base_update_and_the_gradient_are_computed_once(base):
   assert num_products(isgd) == expected >= 5
 
 
+@pytest.mark.parametrize('base', ['momentum', 'adam'])
+@pytest.mark.parametrize('probation', [False, True])
+def test_nothing_of_a_chase_is_computed_before_it_is_due(base, probation):
+  """No product with the base state is hoisted out of the loop of the chase."""
+  optimizer = isgd_jax.isgd(
+    BASES[base], isgd_jax.shewhart(100), probation=probation
+  )
+  shapes = '|'.join(rf'f32\[{a},{b}\]' for a, b in PARAM_SHAPES)
+  pattern = re.compile(rf'= ({shapes}).*op_name="[^"]*while/body')
+  lines = entry_instructions(compile_step(optimizer, donate=True))
+  assert [line for line in lines if pattern.search(line)] == []
+
+
 @since_jax_0_10_2
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize('donate', [False, True])
+@pytest.mark.parametrize('probation', [False, True])
 def test_peak_memory_is_at_most_1_3_copies_of_the_parameters_above_the_base(
-  base, donate
+  base, donate, probation
 ):
+  """And 2.3 with probation, which keeps one in its state."""
+
   def live_bytes(optimizer):
     memory = compile_step(optimizer, donate).memory_analysis()
     return (
@@ -164,12 +193,12 @@ def test_peak_memory_is_at_most_1_3_copies_of_the_parameters_above_the_base(
       - memory.alias_size_in_bytes
     )
 
-  isgd = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(10))
+  isgd = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(10), probation=probation)
   extra = live_bytes(isgd) - live_bytes(
     optax.with_extra_args_support(BASES[base])
   )
   one_copy = 4 * sum(np.prod(shape) + shape[1] for shape in PARAM_SHAPES)
-  assert extra <= 1.3 * one_copy, extra / one_copy
+  assert extra <= (2.3 if probation else 1.3) * one_copy, extra / one_copy
 
 
 SOLVERS = {

@@ -5,6 +5,8 @@ import pathlib
 import jax
 import optax
 
+import isgd_jax
+
 
 def relaxed(
   optimizer: optax.GradientTransformation,
@@ -32,3 +34,8 @@ def mark_folder(items, conftest: str, marker: str) -> None:
   for item in items:
     if folder in item.path.parents:
       item.add_marker(marker)
+
+
+def blind_isgd(*args, **kwargs) -> optax.GradientTransformationExtraArgs:
+  """`isgd` whose chases lead at once: what is tested is the chase."""
+  return isgd_jax.isgd(*args, probation=False, **kwargs)

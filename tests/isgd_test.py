@@ -72,24 +72,27 @@ def drift(num_steps=40, shift=3.0, at=30):
 
 
 def chasing_isgd(base, **kwargs):
-  return isgd_jax.isgd(base, isgd_jax.shewhart(10, 2.0), **kwargs)
+  return helpers.blind_isgd(base, isgd_jax.shewhart(10, 2.0), **kwargs)
 
 
 # Invariant 1.
 
 
 @pytest.mark.parametrize('base', BASES)
-@pytest.mark.parametrize('base_update_when_chasing', [False, True])
+@pytest.mark.parametrize(
+  'options',
+  [
+    {'probation': True},
+    {'probation': False},
+    {'base_update_when_chasing': True},
+  ],
+)
 def test_invariant_1_never_triggered_is_the_base_optimizer_bit_for_bit(
-  base, base_update_when_chasing
+  base, options
 ):
   """Op by op; the window never fills."""
   make_base = BASES[base]
-  optimizer = isgd_jax.isgd(
-    make_base(),
-    isgd_jax.shewhart(100),
-    base_update_when_chasing=base_update_when_chasing,
-  )
+  optimizer = isgd_jax.isgd(make_base(), isgd_jax.shewhart(100), **options)
   with jax.disable_jit():
     batches = [make_batch(s) for s in range(4)]
     expected = list(train(make_base_with_extra_args(make_base()), batches))
@@ -106,11 +109,16 @@ def make_base_with_extra_args(base):
 
 
 @pytest.mark.parametrize('base', BASES)
-def test_invariant_1_never_triggered_is_the_base_optimizer_under_jit(base):
+@pytest.mark.parametrize('probation', [False, True])
+def test_invariant_1_never_triggered_is_the_base_optimizer_under_jit(
+  base, probation
+):
   """To rounding: XLA may fuse the two programs differently."""
   make_base = BASES[base]
   batches = [make_batch(s) for s in range(30)]
-  optimizer = isgd_jax.isgd(make_base(), isgd_jax.shewhart(100))
+  optimizer = isgd_jax.isgd(
+    make_base(), isgd_jax.shewhart(100), probation=probation
+  )
   *_, (params, state) = train(optimizer, batches)
   *_, (base_params, base_state) = train(
     make_base_with_extra_args(make_base()), batches
@@ -151,7 +159,7 @@ JITTED_STEPS = {
   flag: jax.jit(
     functools.partial(
       update_with,
-      isgd_jax.isgd(
+      helpers.blind_isgd(
         optax.sgd(0.05, momentum=0.9),
         isgd_jax.shewhart(4, 1.0),
         base_update_when_chasing=flag,
@@ -193,7 +201,7 @@ def test_invariant_2_the_chase_never_hurts_its_batch(
 ):
   """Finite and no higher than found, or else the base update."""
   params, batch = draw_problem(seed, shift, 10.0**log_scale)
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     optax.sgd(0.05, momentum=0.9), isgd_jax.shewhart(4, 1.0)
   )
   opt_state = optimizer.init(params)._replace(chart_state=full_window())

@@ -75,7 +75,7 @@ def test_alexnets_three_rates(wrapper):
     )
   else:
     max_chase_steps = 0 if wrapper == 'only watches' else 5
-    optimizer = isgd_jax.isgd(
+    optimizer = helpers.blind_isgd(
       base, isgd_jax.shewhart(11), max_chase_steps=max_chase_steps
     )
   params = jnp.zeros(3)
@@ -124,7 +124,7 @@ def test_a_training_run_is_that_of_a_numpy_oracle():
     expected_scales.append(scale)
 
   loss_fn = lambda w, batch: jnp.mean(jnp.square(batch[0] @ w - batch[1]))
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     optax.chain(
       optax.sgd(0.05, momentum=0.5), isgd_jax.scale_by_mean_loss(boundaries)
     ),
@@ -170,7 +170,7 @@ def test_a_chase_is_not_scaled_and_freezes_the_scale():
   """On a chased step the mean is below the boundary for the first time."""
   # Window means before each loss: 3, then 2.2 on the chased step, then 4.8.
   losses = [5.0, 2.0, 2.0, 0.5, 9.0, 0.5, 0.5, 0.5]
-  wrap = lambda base: isgd_jax.isgd(base, isgd_jax.shewhart(3, 1.0))
+  wrap = lambda base: helpers.blind_isgd(base, isgd_jax.shewhart(3, 1.0))
   scaled = optax.chain(
     optax.sgd(0.1), isgd_jax.scale_by_mean_loss({1.6: 0.125})
   )
@@ -188,7 +188,7 @@ def test_a_chase_is_not_scaled_and_freezes_the_scale():
   watched = chased_step(
     scaled,
     losses,
-    lambda base: isgd_jax.isgd(
+    lambda base: helpers.blind_isgd(
       base, isgd_jax.shewhart(3, 1.0), max_chase_steps=0
     ),
   )
@@ -200,7 +200,7 @@ def test_a_chase_is_not_scaled_and_freezes_the_scale():
 
 def test_where_the_base_advances_its_update_is_scaled_and_the_chase_is_not():
   losses = [5.0, 2.0, 2.0, 0.5, 9.0]
-  wrap = lambda base: isgd_jax.isgd(
+  wrap = lambda base: helpers.blind_isgd(
     base, isgd_jax.shewhart(3, 1.0), base_update_when_chasing=True
   )
   scaled = optax.chain(
@@ -246,11 +246,11 @@ def test_it_composes():
   )
   chart = isgd_jax.shewhart(3, sigma_multiplier=50.0)
   optimizers = [
-    isgd_jax.isgd(base(0.1), chart),
-    isgd_jax.isgd(
+    helpers.blind_isgd(base(0.1), chart),
+    helpers.blind_isgd(
       helpers.relaxed(optax.inject_hyperparams(base)(rate=0.1)), chart
     ),
-    isgd_jax.isgd(
+    helpers.blind_isgd(
       optax.chain(
         optax.clip_by_global_norm(1.0), optax.chain(optax.sgd(0.1), injected)
       ),
@@ -294,7 +294,7 @@ def test_it_composes():
 
 def test_a_line_search_does_not_mind_the_reading():
   """Optax's refuse extra arguments that value_fn does not take."""
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     optax.chain(
       optax.sgd(0.5),
       helpers.relaxed(optax.scale_by_backtracking_linesearch(10)),
@@ -328,7 +328,7 @@ def test_the_charts_reading_is_handed_on_and_no_other():
     return updates, state
 
   base = optax.GradientTransformationExtraArgs(lambda params: (), update_fn)
-  optimizer = isgd_jax.isgd(base, isgd_jax.shewhart(2), max_chase_steps=0)
+  optimizer = helpers.blind_isgd(base, isgd_jax.shewhart(2), max_chase_steps=0)
   params = jnp.ones(2)
   _, state = optimizer.update(
     params, optimizer.init(params), params, value=3.0, chart_reading='theirs'

@@ -5,6 +5,7 @@ hand. It shares no code with the library and is read against METHOD, not
 against it.
 """
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -174,6 +175,130 @@ def run_isgd(
     record.params = params
     records.append(record)
   return records
+
+
+def chase(network, batch, params, found, grad, target, max_steps=5):
+  """Gauss-Newton steps: where they led, loss, number, whether they did well."""
+  num_params = sum(leaf.size for leaf in params.values())
+  damping = EPSILON / num_params * squared_norm(grad)
+  w, loss, w_grad, num_steps = params, found, grad, 0
+  while num_steps < max_steps:
+    num_steps += 1
+    scale = (loss - target) / (squared_norm(w_grad) + damping)
+    w = tree_map(lambda p, g, scale=scale: p - scale * g, w, w_grad)
+    loss, w_grad = network.loss_and_grad(w, batch)
+    if loss <= target + 0.01 * (found - target):
+      break
+  return w, loss, num_steps, loss <= found - LEAST_SHARE * (found - target)
+
+
+@dataclasses.dataclass
+class Trust:
+  """The record of chases, and the one on probation, as in how_it_works."""
+
+  s: float = 0.0
+  q: float = 0.0
+  a: float = 0.0
+  pause: int = 0
+  next_pause: int = 1
+  unjudged: int = 0
+  next_unjudged: int = 1
+  judged: int = 0
+  paid: int = 0
+  undone: int = 0
+
+  @property
+  def is_trusted(self):
+    return self.s > 0 and self.s >= max(1.4 * self.q**0.5, 0.25 * self.a)
+
+  def settle(self, gain, share, own):
+    """Takes in a judged chase, and decides the pauses after it."""
+    self.s = 0.98 * self.s + gain
+    self.q = 0.98 * self.q + gain**2
+    self.a = 0.98 * self.a + share * own
+    self.judged += 1
+    self.paid += gain > 0
+    self.pause = self.unjudged = 0
+    if self.is_trusted:
+      self.next_pause = 1
+      self.next_unjudged = min(2 * self.next_unjudged, 8)
+      self.unjudged = self.next_unjudged - 1
+      return
+    self.next_unjudged = 1
+    if self.s < max(0.0, 0.25 * self.a):
+      self.next_pause = min(2 * self.next_pause, 32)
+      self.pause = self.next_pause - 1
+    else:
+      self.next_pause = 1
+
+
+def run_isgd_on_probation(
+  network, base, batches, *, window_size, sigma_multiplier, max_steps=5
+):
+  """ISGD whose chases must prove themselves; returns records and the trust."""
+
+  def peek(grad):
+    return copy.deepcopy(base).update(grad)
+
+  add = lambda w, u: tree_map(np.add, w, u)
+  params, window, records, trust = network.params, [], [], Trust()
+  rival, leads, gain, own, age = None, False, 0.0, 0.0, 0
+  num_extra = 0
+  for step, batch in enumerate(batches):
+    found, grad = network.loss_and_grad(params, batch)
+    mean = np.mean(window) if window else 0.0
+    sigma = np.std(window) if window else 0.0
+    full = len(window) == window_size
+    limit = mean + sigma_multiplier * sigma if full else np.inf
+    window = [*window, found][-window_size:]
+    flagged = found > limit
+    record = Record(params, found, mean, sigma, limit, flagged, 0, 1, found)
+    next_params = None
+    if rival is not None:
+      rival_loss, rival_grad = network.loss_and_grad(rival, batch)
+      record.evaluations += 1
+      gain += rival_loss - found if leads else found - rival_loss
+      age += 1
+      if age >= 4 or flagged or (leads and trust.s + gain < 0):
+        trust.settle(gain, age / 4, own)
+        if leads and trust.s < 0:
+          trust.undone += 1
+          next_params = add(rival, peek(rival_grad))
+        rival = None
+    affordable = num_extra + record.evaluations - 1 + max_steps + 1
+    if (
+      flagged
+      and next_params is None
+      and rival is None
+      and affordable <= 0.2 * (step + 1)
+    ):
+      if not trust.is_trusted and trust.pause > 0:
+        trust.pause -= 1
+      else:
+        w, loss, record.chase_steps, is_good = chase(
+          network, batch, params, found, grad, mean, max_steps
+        )
+        record.evaluations += record.chase_steps
+        record.reverted = not is_good
+        if is_good:
+          leads, gain, own, age = trust.is_trusted, 0.0, found - loss, 0
+          if leads:
+            record.final_loss = loss
+            rival, next_params = add(params, peek(grad)), w
+            if trust.unjudged > 0:
+              trust.unjudged -= 1
+              rival = None
+          else:
+            rival = w
+            next_params = add(params, base.update(grad))
+    if next_params is None:
+      update = base.update(grad)
+      next_params = add(params, update)
+      rival = None if rival is None else add(rival, update)
+    num_extra += record.evaluations - 1
+    record.params = params = next_params
+    records.append(record)
+  return records, trust
 
 
 def run_paper_isgd(

@@ -70,11 +70,11 @@ def run_jax(optimizer, params, batches):
     yield params, isgd_jax.get_info(opt_state)
 
 
-def assert_same_trajectory(records, trajectory):
+def assert_same_trajectory(records, trajectory, rtol=1e-7):
   evaluations = 0
   for record, (params, info) in zip(records, trajectory, strict=True):
     evaluations += record.evaluations
-    chex.assert_trees_all_close(params, record.params, rtol=1e-7, atol=1e-10)
+    chex.assert_trees_all_close(params, record.params, rtol=rtol, atol=1e-10)
     np.testing.assert_allclose(info.loss, record.loss, rtol=1e-9)
     np.testing.assert_allclose(info.mean, record.mean, rtol=1e-9)
     np.testing.assert_allclose(info.sigma, record.sigma, rtol=1e-7, atol=1e-12)
@@ -116,10 +116,83 @@ def test_isgd_reproduces_the_oracle(base, chase_to, winsorize):
   with jax.enable_x64(True):
     flagged = 'winsorize' if winsorize else 'keep'
     chart = isgd_jax.shewhart(12, 2.0, flagged_losses=flagged)
-    optimizer = isgd_jax.isgd(make_optax(), chart, chase_to=chase_to)
+    optimizer = helpers.blind_isgd(make_optax(), chart, chase_to=chase_to)
     assert_same_trajectory(
       records, run_jax(optimizer, network.params, make_batches())
     )
+
+
+# Labels turn over until this step; then every so-manieth batch is wrong.
+SHIFTS_THEN_WRONG = {'many shifts': (350, 17, 0), 'few shifts': (75, 11, 2)}
+
+
+def make_shifts_then_wrong_labels(name):
+  """Labels that turn over every 25 steps; then now and then wrong ones."""
+  last, period, seed = SHIFTS_THEN_WRONG[name]
+  rng = np.random.default_rng(seed)
+  teacher = rng.normal(size=(6, 4))
+  for step in range(600):
+    inputs = rng.normal(size=(16, 6))
+    turns = min(step, last) // 25
+    labels = (np.argmax(inputs @ teacher, axis=1) + turns) % 4
+    if step > last + 25 and step % period == 0:
+      labels = (labels + 2) % 4
+    yield inputs, labels
+
+
+def run_oracle_on_probation(base, stream):
+  make_reference, _ = BASES[base]
+  return reference.run_isgd_on_probation(
+    reference.Mlp(6, 8, 4, seed=1),
+    make_reference(),
+    make_shifts_then_wrong_labels(stream),
+    window_size=12,
+    sigma_multiplier=2.0,
+  )
+
+
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize('stream', SHIFTS_THEN_WRONG)
+def test_probation_reproduces_the_oracle(base, stream):
+  """Chases in the shadow, trusted ones, unjudged ones, and undone ones."""
+  records, trust = run_oracle_on_probation(base, stream)
+  _, make_optax = BASES[base]
+  with jax.enable_x64(True):
+    optimizer = isgd_jax.isgd(make_optax(), isgd_jax.shewhart(12, 2.0))
+    trajectory = list(
+      run_jax(
+        optimizer,
+        reference.Mlp(6, 8, 4, seed=1).params,
+        make_shifts_then_wrong_labels(stream),
+      )
+    )
+    assert_same_trajectory(records, trajectory, rtol=1e-6)
+  info = trajectory[-1][1]
+  counts = (
+    info.num_chases_judged,
+    info.num_chases_paid,
+    info.num_chases_undone,
+  )
+  assert tuple(map(int, counts)) == (trust.judged, trust.paid, trust.undone)
+  assert (float(info.trust) >= 1) == trust.is_trusted
+
+
+def test_the_oracle_of_probation_meets_every_case():
+  """Chases that lead, that stay in the shadow, unjudged and undone ones."""
+  most = np.zeros(4, int)
+  for stream in SHIFTS_THEN_WRONG:
+    for base in BASES:
+      records, trust = run_oracle_on_probation(base, stream)
+      num_led = sum(r.final_loss < r.loss for r in records)
+      num_chases = sum(r.chase_steps > 0 for r in records)
+      cases = (
+        num_led,
+        num_chases - num_led,
+        num_chases - trust.judged,
+        trust.undone,
+      )
+      most = np.maximum(most, cases)
+  assert np.all(most > 0), most
 
 
 @pytest.mark.parametrize('base', BASES)
@@ -184,7 +257,7 @@ def test_oracle_reverts_and_so_does_isgd():
     return jnp.sum(shortened(params['w'], batch)) + 1.0 + 3.0 * batch
 
   with jax.enable_x64(True):
-    optimizer = isgd_jax.isgd(optax.sgd(0.01), isgd_jax.shewhart(4))
+    optimizer = helpers.blind_isgd(optax.sgd(0.01), isgd_jax.shewhart(4))
     params = jax.tree.map(jnp.asarray, Cliff.params)
     opt_state = optimizer.init(params)
     trajectory = []

@@ -222,7 +222,7 @@ def settle(
     own_gain=_FORGETTING * trust.own_gain + share * trust.current_own_gain,
     is_on_probation=jnp.zeros((), bool),
     num_judged=trust.num_judged + 1,
-    num_paid=trust.num_paid + (gain > 0),
+    num_paid=trust.num_paid + (gain > 0).astype(jnp.int32),
     total_gain=trust.total_gain
     + gain
     / jnp.where(sigma > 0, sigma, 1.0)
@@ -241,7 +241,7 @@ def settle(
     pause=jnp.where(backs_off, pause - 1, 0),
     next_unjudged=jnp.where(does_pay, unjudged, 1),
     num_unjudged=jnp.where(does_pay, unjudged - 1, 0),
-    num_undone=trust.num_undone + is_undone,
+    num_undone=trust.num_undone + is_undone.astype(jnp.int32),
   )
   return _where(is_due, settled, trust), is_undone
 

@@ -56,7 +56,7 @@ def first_step(solver, subproblem, params, loss, grad):
 
 def chasing_isgd(base, **kwargs):
   chart = isgd_jax.shewhart(10, 2.0)
-  return isgd_jax.isgd(helpers.relaxed(base), chart, **kwargs)
+  return helpers.blind_isgd(helpers.relaxed(base), chart, **kwargs)
 
 
 def update_with(optimizer, params, opt_state, batch, **kwargs):
@@ -180,7 +180,7 @@ def test_no_momentum_is_in_the_response_however_large_the_gradient(
   params = {'w': jnp.linspace(-1.0, 1.0, 8, dtype=dtype)}
   grad = {'w': jnp.linspace(0.5, 2.0, 8, dtype=dtype) * dtype(times)}
   base = helpers.relaxed(optax.adam(RATE, b1=B1))
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     base,
     isgd_jax.shewhart(4, 1.0),
     solver=isgd_jax.gauss_newton(metric='base'),
@@ -350,7 +350,7 @@ def test_extra_arguments_reach_the_base_optimizer_that_answers():
 
   base = optax.GradientTransformationExtraArgs(lambda _: (), update_fn)
   euclidean, metric = (
-    isgd_jax.isgd(
+    helpers.blind_isgd(
       base,
       isgd_jax.shewhart(4, 1.0),
       solver=isgd_jax.gauss_newton(metric=metric),
@@ -453,7 +453,7 @@ def test_a_reverted_chase_from_an_advanced_state_is_a_base_step():
 def test_invariant_1_with_the_options(kwargs):
   """Never triggered, op by op: the base optimizer bit for bit."""
   base = optax.adam(RATE)
-  optimizer = isgd_jax.isgd(base, isgd_jax.shewhart(100), **kwargs)
+  optimizer = helpers.blind_isgd(base, isgd_jax.shewhart(100), **kwargs)
   params = make_params()
   state, base_state = optimizer.init(params), base.init(params)
   with jax.disable_jit(), jax.numpy_dtype_promotion('standard'):
@@ -472,7 +472,7 @@ def test_invariant_1_with_the_options(kwargs):
 @pytest.mark.parametrize('state', ['frozen', 'advanced'])
 def test_invariant_2_with_the_options(shift, scale, state):
   """The batch is left finite and no higher, or gets the base update."""
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     helpers.relaxed(optax.adam(RATE)),
     isgd_jax.shewhart(4, 1.0),
     solver=isgd_jax.gauss_newton(metric='base', max_step_ratio=20.0),

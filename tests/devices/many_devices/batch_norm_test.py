@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import isgd_jax
+from tests import helpers
 from tests.devices.many_devices import mapping
 
 
@@ -26,7 +27,7 @@ class Network(nn.Module):
 
 def make_step(axis_name, *, is_weighted=False):
   network = Network(axis_name)
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     optax.sgd(0.05, momentum=0.9),
     isgd_jax.shewhart(6, 1.5),
     axis_name=axis_name,

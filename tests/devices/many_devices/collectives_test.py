@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import isgd_jax
+from tests import helpers
 from tests.devices.many_devices import mapping
 
 BASE = optax.with_extra_args_support(optax.sgd(0.02, momentum=0.9))
@@ -87,11 +88,13 @@ def collectives(text):
 
 
 def isgd_of(axis_name):
-  return isgd_jax.isgd(BASE, isgd_jax.shewhart(6, 1.5), axis_name=axis_name)
+  return helpers.blind_isgd(
+    BASE, isgd_jax.shewhart(6, 1.5), axis_name=axis_name
+  )
 
 
 def update_then_chase_of(axis_name):
-  return isgd_jax.isgd(
+  return helpers.blind_isgd(
     BASE,
     isgd_jax.shewhart(6, 1.5),
     axis_name=axis_name,

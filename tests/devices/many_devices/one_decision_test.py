@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import isgd_jax
+from tests import helpers
 from tests.devices.many_devices import mapping
 
 NUM_STEPS = 200
@@ -21,7 +22,7 @@ def loss_of(params, batch):
 
 
 def make_step(axis_name, *, is_weighted=False, optimizer=None):
-  optimizer = optimizer or isgd_jax.isgd(
+  optimizer = optimizer or helpers.blind_isgd(
     optax.sgd(0.02, momentum=0.9),
     isgd_jax.shewhart(6, 1.5),
     axis_name=axis_name,

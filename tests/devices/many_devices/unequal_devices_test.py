@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import isgd_jax
+from tests import helpers
 from tests.devices.many_devices import mapping
 from tests.devices.many_devices.collectives_test import collectives
 
@@ -89,7 +90,7 @@ def test_the_gradient_is_that_of_the_global_batch(mode):
 
 @pytest.mark.parametrize('mode', ['shard_map', 'shard_map_unchecked', 'pmap'])
 def test_every_step_is_that_of_one_device(mode):
-  make = lambda axis_name: isgd_jax.isgd(
+  make = lambda axis_name: helpers.blind_isgd(
     optax.sgd(0.02, momentum=0.9),
     isgd_jax.shewhart(6, 1.5),
     axis_name=axis_name,

@@ -23,6 +23,7 @@ from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs import steps as run_steps
 from isgd_jax.experiments.runs import training as run_training
 from isgd_jax.experiments.runs.ablation import VARIANTS
+from tests import helpers
 
 pytestmark = pytest.mark.whole_runs
 
@@ -164,7 +165,7 @@ def test_the_convolutional_net_trains_too():
 
 def build_isgd(rate):
   chart = isgd_jax.shewhart(20, 3.0, flagged_losses='winsorize')
-  return isgd_jax.isgd(build_base_optimizer('momentum', rate), chart)
+  return helpers.blind_isgd(build_base_optimizer('momentum', rate), chart)
 
 
 def build_paper_isgd(rate):

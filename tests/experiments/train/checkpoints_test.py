@@ -18,6 +18,7 @@ from isgd_jax.experiments.errors import OutputError
 from isgd_jax.experiments.train.checkpoints import Checkpoints
 from isgd_jax.experiments.train.checkpoints import to_flat
 from isgd_jax.experiments.train.config import TrainConfig
+from tests import helpers
 
 CONFIG = TrainConfig()
 
@@ -31,7 +32,7 @@ def make_state(seed=0, width=5):
       {'kernel': jax.random.normal(key, (width,), jnp.bfloat16)},
     ]
   }
-  optimizer = isgd_jax.isgd(
+  optimizer = helpers.blind_isgd(
     optax.inject_hyperparams(optax.adam)(learning_rate=0.1),
     isgd_jax.shewhart(20),
   )
