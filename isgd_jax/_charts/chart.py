@@ -191,9 +191,9 @@ def as_arrays(
   filled = reading._replace(
     mean=mean,
     statistic=loss if reading.statistic is None else reading.statistic,
-    violated_rules=reading.violated_rules or 0
-    if not isinstance(reading.violated_rules, jax.Array)
-    else reading.violated_rules,
+    violated_rules=(
+      0 if reading.violated_rules is None else reading.violated_rules
+    ),
     loss_limit=loss_limit_of(reading) if has_limit else 0.0,
     deviation=_deviation(reading, loss),
     baseline=0.0 if reading.baseline is None else reading.baseline,

@@ -158,8 +158,9 @@ def with_run_rules(
       is_new, jnp.append(state.z_scores[1:], score), state.z_scores
     )
     points = state.points
+    baseline = jnp.asarray(reading.baseline)
     if points is not None:
-      point = loss - reading.baseline
+      point = loss - baseline
       points = jnp.where(is_new, jnp.append(points[1:], point), points)
     num_scores = jnp.minimum(
       state.num_scores + is_new.astype(jnp.int32), length
@@ -171,8 +172,8 @@ def with_run_rules(
       above |= is_new & up
       below |= is_new & down
       violated |= jnp.where(is_new & is_violated, 1 << bit, 0)
-      if rule.kind == 'trend':
-        least = points[-2] + reading.baseline
+      if rule.kind == 'trend' and points is not None:
+        least = points[-2] + baseline
       else:
         least = reading.mean + rule.sigmas * reading.sigma
       loss_limit = jnp.where(
@@ -211,10 +212,8 @@ def _judge(
   is_filled = index >= rule.length - num_scores
   is_full = num_scores >= rule.count
   newest = z[-1]
-  if rule.kind in ('trend', 'alternating'):
-    assert points is not None
-    last = points[-rule.length :]
-    rises, falls = last[1:] > last[:-1], last[1:] < last[:-1]
+  last = z if points is None else points[-rule.length :]
+  rises, falls = last[1:] > last[:-1], last[1:] < last[:-1]
   if rule.kind == 'beyond':
     high, low = (is_filled & (side * z > rule.sigmas) for side in (1, -1))
     up = high[-1] & (jnp.sum(high) >= rule.count)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isgd_jax import _checks
 from isgd_jax._charts import chart as chart_lib
@@ -167,7 +168,9 @@ def window_and_judge(
     if flagged_losses == 'winsorize':
       limits = reading.lower_limit, reading.upper_limit
       least = _LEAST_WINSORIZED
-      if _checks.is_traced(sigma_multiplier) or sigma_multiplier < least:
+      if _checks.is_traced(sigma_multiplier) or np.less(
+        sigma_multiplier, least
+      ):
         widest = jnp.maximum(width, least * sigma)
         limits = chart_lib.limits_around(anchor, offset, widest)
       # A window of equal losses has no width: clipped to it, none would enter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Place(NamedTuple):
 
   group: jax.Array
   block: jax.Array
-  index: jax.Array
+  in_block: jax.Array
 
 
 def empty(window_size: int) -> WindowState:
@@ -169,15 +170,18 @@ def _combine(summaries: jax.Array, counts: jax.Array) -> jax.Array:
   offset = jnp.sum(counts * deviations) / total
   between = jnp.sqrt(counts) * (deviations - offset)
   within = jnp.where(counts > 0, roots, 0.0)
-  root = _norm(jnp.stack([between, within]))
+  root = _norm(between, within)
   return jnp.stack([anchors[0], offset, root])
 
 
-def _norm(values: jax.Array) -> jax.Array:
+def _norm(*vectors: jax.Array) -> jax.Array:
   """Root of the sum of squares, none of which under- or overflows."""
-  largest = jnp.max(jnp.abs(values))
+  largest = functools.reduce(
+    jnp.maximum, [jnp.max(jnp.abs(vector)) for vector in vectors]
+  )
   scale = jnp.where(largest > 0, largest, 1.0)
-  return scale * jnp.sqrt(jnp.sum(jnp.square(values / scale)))
+  squares = [jnp.square(vector / scale) for vector in vectors]
+  return scale * jnp.sqrt(jnp.sum(sum(squares[1:], squares[0])))
 
 
 def _count_from(
