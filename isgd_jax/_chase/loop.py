@@ -41,7 +41,7 @@ class ChaseResult(NamedTuple):
   num_steps: jax.Array
   num_evaluations: jax.Array
   is_reverted: jax.Array
-  grad: optax.Updates | None = None
+  grad: Any = None
 
 
 class Probe(NamedTuple):

@@ -6,7 +6,7 @@ the rule, this module the parameters that it moves.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -190,8 +190,11 @@ def _place_candidates(
   at = optax.tree.where(is_undone, result.left, params)
   base_updates, _ = base_update(result.grad, base_state, at)
 
+  def added(left: jax.Array, base: jax.Array) -> jax.Array:
+    return jnp.asarray(optax.apply_updates(left, base))
+
   def next_slot(slot, grad, left, base, old):
-    won = trees.difference(optax.apply_updates(left, base), old)
+    won = trees.difference(added(left, base), old)
     moved = jnp.where(is_undone, won, trees.difference(left, old))
     return jnp.where(
       is_undone | leads, moved.astype(slot.dtype), grad.astype(slot.dtype)
@@ -200,7 +203,7 @@ def _place_candidates(
   def next_rival(left, base, old):
     start = jnp.where(leads, old, left)
     is_to_follow = leads | carry.is_probe
-    return jnp.where(is_to_follow, optax.apply_updates(start, base), start)
+    return jnp.where(is_to_follow, added(start, base), start)
 
   slot = jax.tree.map(
     next_slot, carry.slot, result.grad, result.left, base_updates, params
