@@ -6,7 +6,7 @@ the rule, this module the parameters that it moves.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp

@@ -66,6 +66,10 @@ def bind_base_update(
     'chart_reading': chart_reading,
   }
   all_args = extra_args | {k: v for k, v in ours.items() if v is not None}
+  parameters = inspect.signature(base.update).parameters
+  if all(p.kind != inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+    # optax.contrib.sam refuses what it does not know.
+    all_args = {k: v for k, v in all_args.items() if k in parameters}
 
   def base_update(updates, base_state, params):
     return base.update(updates, base_state, params, **all_args)
