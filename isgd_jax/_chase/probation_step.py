@@ -191,7 +191,9 @@ def _place_candidates(
   base_updates, _ = base_update(result.grad, base_state, at)
 
   def added(left: jax.Array, base: jax.Array) -> jax.Array:
-    return jnp.asarray(optax.apply_updates(left, base))
+    """As `optax.apply_updates`, also where gradients are wider."""
+    wide, base = trees.promote(left, base)
+    return (wide + base).astype(left.dtype)
 
   def next_slot(slot, grad, left, base, old):
     won = trees.difference(added(left, base), old)

@@ -214,3 +214,59 @@ def test_a_weight_may_vary_over_one_of_two_axes(is_checked):
   )(x)
   expected = np.average(x, weights=[1, 1, 2, 2, 3, 3, 4, 4])
   mapping.close((2 * expected, expected), (value, grad), rtol=1e-6)
+
+
+ACTIONS = {
+  'isgd': lambda axis: isgd_jax.isgd(
+    optax.sgd(0.02, momentum=0.9), isgd_jax.shewhart(6, 1.5), axis_name=axis
+  ),
+  'blind': lambda axis: helpers.blind_isgd(
+    optax.sgd(0.02, momentum=0.9), isgd_jax.shewhart(6, 1.5), axis_name=axis
+  ),
+  'skip': lambda axis: isgd_jax.skip_out_of_control(
+    optax.sgd(0.02, momentum=0.9), isgd_jax.shewhart(6, 1.5), axis_name=axis
+  ),
+  'watch': lambda axis: optax.chain(
+    isgd_jax.watch(isgd_jax.shewhart(6, 1.5), axis_name=axis),
+    optax.sgd(0.02, momentum=0.9),
+  ),
+}
+
+
+@pytest.mark.parametrize('is_weighted', [False, True])
+@pytest.mark.parametrize('action', ACTIONS)
+@pytest.mark.parametrize('mode', mapping.MAPPED_MODES)
+def test_a_device_that_passes_its_own_loss_decides_with_all_others(
+  mode, action, is_weighted
+):
+  """It would wait for ever in a chase, or skip where others do not."""
+  optimizer = ACTIONS[action](mapping.AXIS)
+
+  def step(params, state, batch):
+    weight = jnp.sum(batch[2]) if is_weighted else None
+    _, grads = isgd_jax.value_and_grad(
+      loss_of, axis_name=mapping.AXIS, shard_weight=weight
+    )(params, batch)
+    own = loss_of(params, batch)
+    updates, state = optimizer.update(
+      grads,
+      state,
+      params,
+      value=own,
+      value_fn=lambda p: loss_of(p, batch),
+      shard_weight=weight,
+    )
+    return optax.apply_updates(params, updates), state
+
+  eight = mapping.parallel(mode, step)
+  params = initial_params()
+  state = optimizer.init(params)
+  num_flagged = 0
+  for index in range(40):
+    batch = batch_at(index, is_masked=is_weighted)
+    loss = loss_of(params, batch)
+    params, state = eight(params, state, batch)
+    info = isgd_jax.get_info(state)
+    np.testing.assert_allclose(info.loss, loss, rtol=1e-4)
+    num_flagged += bool(info.is_undertrained)
+  assert num_flagged > 0
