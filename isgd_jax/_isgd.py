@@ -81,8 +81,14 @@ def isgd(
     + \frac{\varepsilon}{2 n_w} \|w - w_{t-1}\|^2
 
   until 99 % of the way from :math:`\psi_t` to the target are gone. A chase
-  never hurts its batch: unless it ends on a finite loss below :math:`\psi_t`,
-  the step falls back to the base update.
+  never hurts its batch: unless it ends on a finite loss at least a hundredth of
+  the way from :math:`\psi_t` to the target, the step falls back to the base
+  update.
+
+  Whether it was right shows on the batches after it, and there it is judged
+  (`probation`). Until chases have lowered the losses after them, and more than
+  by their scatter, they are tried in the shadow: evaluated, not used. Then they
+  lead, and are undone once they have lost what was gained.
 
   Where it differs from the published algorithm (:func:`paper_isgd`): the chase
   goes to the chart's mean, not to its limit; by Gauss-Newton steps, which need
@@ -90,9 +96,11 @@ def isgd(
   a chased step the base optimizer's state is left as it was, so its momentum
   does not take in the odd gradient and its schedule does not count the step;
   `base_state_when_chasing='advanced'` lets it take both in, on every step.
+  :math:`\varepsilon` is relative to the squared gradient
+  (:func:`gauss_newton`), so that nothing depends on the unit of the loss.
 
   Why these defaults: in the ablation (`RESULTS.md`, over SGD, momentum and
-  Adam) a chase to the limit, of one or two steps, or by gradient descent left
+  Adam, with chases that lead at once) a chase to the limit, of one or two steps, or by gradient descent left
   more loss on drifting streams; ten steps left a little less than five, for
   more evaluations. The metric of the base optimizer left more with Adam on one
   stream and less on the other, and as much with SGD; an advanced base state and
@@ -101,12 +109,15 @@ def isgd(
   is there for the batches that the ablation did not have.
   :func:`default_chart` says why that chart.
 
-  Only the parameters that the base optimizer moves are chased: a leaf whose
-  base update is zero throughout (frozen by `optax.set_to_zero` or
-  `optax.freeze`, say) stays where it is.
+  Only what the base optimizer moves is chased: an element whose base update is
+  zero (frozen by `optax.set_to_zero`, `optax.freeze` or a mask) stays where it
+  is. Constraints and projections (`optax.keep_params_nonnegative`) go outside,
+  in :func:`optax.chain` after isgd. A base optimizer that climbs along its
+  gradient, since the sign stands outside, is not chased with, and counted.
 
-  On a step without a chase the optimizer costs the base update, the chart, and
-  one scalar predicate: no copy of the parameters, no extra evaluation.
+  On a step with neither chase nor probation the optimizer costs the base
+  update, the chart, and one scalar predicate: no extra evaluation, and no copy
+  of the parameters where the state is donated.
 
   Args:
     base_optimizer: any Optax optimizer. isgd goes outermost: put

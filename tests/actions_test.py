@@ -570,3 +570,60 @@ def test_violated_rules_reach_the_info():
   assert rules[8] == 0b10
   assert rules[14] == 0b1000010
   assert rules[15] == 0b11
+
+
+ACTIONS = {
+  'isgd': lambda chart: isgd_jax.isgd(optax.sgd(0.1), chart),
+  'skip': lambda chart: isgd_jax.skip_out_of_control(optax.sgd(0.1), chart),
+  'watch': lambda chart: isgd_jax.watch(chart),
+}
+
+
+@pytest.mark.parametrize('action', ACTIONS)
+@pytest.mark.parametrize(
+  'other',
+  [
+    isgd_jax.shewhart(7),
+    isgd_jax.shewhart(2000),
+    isgd_jax.shewhart(9, sigma_estimator='mad'),
+    isgd_jax.ewma(reference=isgd_jax.shewhart(9)),
+  ],
+  ids=['a shorter window', 'a longer window', 'another sigma', 'another kind'],
+)
+def test_the_state_of_another_chart_is_named_before_anything_is_computed(
+  action, other
+):
+  """As `flax.serialization.from_bytes` restores it, which checks no shapes."""
+  optimizer = ACTIONS[action](isgd_jax.shewhart(9))
+  params = jnp.ones(3)
+  state = optimizer.init(params)
+  restored = state._replace(chart_state=other.init())
+  value_fn = lambda p: jnp.sum(jnp.square(p))
+  with pytest.raises(
+    ValueError, match="chart's state .* checkpoint of another"
+  ):
+    optimizer.update(params, restored, params, value=1.0, value_fn=value_fn)
+
+
+@pytest.mark.parametrize('action', ACTIONS)
+@pytest.mark.parametrize('is_jitted', [False, True])
+def test_a_chart_of_ones_own_may_answer_in_python_numbers(action, is_jitted):
+  chart = isgd_jax.ControlChart(
+    init=lambda: jnp.zeros(()),
+    update=lambda state, loss: (
+      state,
+      isgd_jax.ChartReading(1.0, 0.5, -1.0, 2.0, True, False),
+    ),
+  )
+  optimizer = ACTIONS[action](chart)
+  params = jnp.ones(3)
+  value_fn = lambda p: jnp.sum(jnp.square(p))
+  step = lambda state: optimizer.update(
+    2 * params, state, params, value=3.0, value_fn=value_fn
+  )
+  state = optimizer.init(params)
+  for _ in range(3):
+    _, new_state = (jax.jit(step) if is_jitted else step)(state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(new_state, state)
+    state = new_state
+  assert int(isgd_jax.get_info(state).num_undertrained) == 3
