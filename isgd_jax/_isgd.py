@@ -100,13 +100,14 @@ def isgd(
   (:func:`gauss_newton`), so that nothing depends on the unit of the loss.
 
   Why these defaults: in the ablation (`RESULTS.md`, over SGD, momentum and
-  Adam, with chases that lead at once) a chase to the limit, of one or two steps, or by gradient descent left
-  more loss on drifting streams; ten steps left a little less than five, for
-  more evaluations. The metric of the base optimizer left more with Adam on one
-  stream and less on the other, and as much with SGD; an advanced base state and
-  a base update that is kept made little difference. So did the conservative
-  weight, from 0 to 10^5, and the guard, which costs an evaluation a chase and
-  is there for the batches that the ablation did not have.
+  Adam, with chases that lead at once) a chase to the limit, of one or two
+  steps, or by gradient descent left more loss on drifting streams; ten steps
+  left a little less than five, for more evaluations. The metric of the base
+  optimizer left more with Adam on one stream and less on the other, and as much
+  with SGD; an advanced base state and a base update that is kept made little
+  difference. So did the conservative weight, from 0 to 10^5 (then in absolute
+  terms), and the guard, which costs an evaluation a chase and is there for the
+  batches that the ablation did not have.
   :func:`default_chart` says why that chart.
 
   Only what the base optimizer moves is chased: an element whose base update is

@@ -600,7 +600,7 @@ def test_the_state_of_another_chart_is_named_before_anything_is_computed(
   restored = state._replace(chart_state=other.init())
   value_fn = lambda p: jnp.sum(jnp.square(p))
   with pytest.raises(
-    ValueError, match="chart's state .* checkpoint of another"
+    ValueError, match=r"chart's state .* checkpoint of another"
   ):
     optimizer.update(params, restored, params, value=1.0, value_fn=value_fn)
 
