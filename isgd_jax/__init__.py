@@ -34,6 +34,7 @@ from isgd_jax._chase.solvers import gradient_descent
 from isgd_jax._chase.subproblem import Subproblem
 from isgd_jax._chase.subproblem import SubproblemSolver
 from isgd_jax._convolution import conv_general_dilated
+from isgd_jax._describe import describe_chases
 from isgd_jax._devices.collectives import value_and_grad
 from isgd_jax._devices.microbatched import microbatched
 from isgd_jax._devices.shares import PaddedShards
@@ -57,6 +58,7 @@ __all__ = (
   'skip_out_of_control',
   'watch',
   'get_info',
+  'describe_chases',
   'scale_by_mean_loss',
   # Many devices, of equal and unequal speed.
   'value_and_grad',

@@ -23,6 +23,7 @@ PURPLE = '#CC79A7'
 
 # By run rule, open, so that a flagged point shows within.
 _RULE_MARKERS = ('H', 's', 'D', '^', '<', '>', 'p', '*')
+INTEGERS = ('step', 'violated_rules', 'num_chase_steps')
 # At this height, a share of the axes', stands what has no height of its own.
 _TOP = 0.975
 
@@ -42,6 +43,10 @@ class Columns(NamedTuple):
     is_well_trained: flagged below, bool.
     violated_rules: int64, bit i for the i-th run rule.
     is_skipped: batches that were dropped, bool.
+    num_chase_steps: chase steps taken, int64.
+    is_chase_reverted: chases that did not better their own batch, bool.
+    is_chase_undone: batches that undid the chase before them, bool.
+    trust: of chases, which lead from 1 on, float64.
   """
 
   step: np.ndarray
@@ -55,6 +60,15 @@ class Columns(NamedTuple):
   is_well_trained: np.ndarray | None = None
   violated_rules: np.ndarray | None = None
   is_skipped: np.ndarray | None = None
+  num_chase_steps: np.ndarray | None = None
+  is_chase_reverted: np.ndarray | None = None
+  is_chase_undone: np.ndarray | None = None
+  trust: np.ndarray | None = None
+
+  @property
+  def has_trust(self) -> bool:
+    """Whether any chase was judged."""
+    return self.trust is not None and bool(np.nan_to_num(self.trust).any())
 
 
 def to_columns(values: Mapping[str, ArrayLike | None]) -> Columns:
@@ -71,7 +85,7 @@ def to_columns(values: Mapping[str, ArrayLike | None]) -> Columns:
     column = np.asarray(value)
     if name.startswith('is_'):
       column = column.astype(bool)
-    elif name in ('step', 'violated_rules'):
+    elif name in INTEGERS:
       if column.size and column.dtype.kind not in 'iu':
         raise ValueError(
           f'{name} must be integers, got an array of {column.dtype}.'
@@ -178,6 +192,39 @@ def _draw_limits(
     _plot(ax, steps, values, color=color, label=label, **style)
 
 
+def draw_trust(ax: Axes, columns: Columns) -> None:
+  """Draws trust over time, for a panel under the chart."""
+  assert columns.trust is not None
+  trust = np.where(np.isfinite(columns.trust), columns.trust, np.nan)
+  ax.axhline(1.0, color=GREY, linestyle=':', linewidth=1, zorder=1)
+  ax.plot(columns.step, trust, color=BLUE, linewidth=1.2, zorder=2)
+  ax.fill_between(
+    columns.step,
+    1.0,
+    np.fmax(trust, 1.0),
+    color=BLUE,
+    alpha=0.25,
+    linewidth=0,
+  )
+  ax.set_ylim(
+    min(-0.2, np.nanmin(trust) - 0.2), max(1.4, np.nanmax(trust) * 1.1)
+  )
+  ax.set_xlabel('step')
+  ax.set_ylabel('trust')
+  # Above the line the chased parameters are in use.
+  ax.text(
+    1.0,
+    1.0,
+    ' leads',
+    transform=ax.get_yaxis_transform(),
+    va='center',
+    fontsize=8,
+    color=GREY,
+  )
+  ax.margins(x=0.01)
+  ax.spines[['top', 'right']].set_visible(False)
+
+
 def _draw_chases(ax: Axes, columns: Columns) -> None:
   """Vertical strokes from the loss found to the loss left."""
   if columns.loss is None or columns.final_loss is None:
@@ -215,6 +262,15 @@ def _draw_events(
   style = {'color': GREEN, 'marker': 'v', 'markersize': 5, 'zorder': 4}
   mark(columns.is_well_trained, held, label='well-trained batch', **style)
 
+  if loss is not None and columns.num_chase_steps is not None:
+    # A chase that neither moved the parameters nor fell back was a trial.
+    is_trial = (columns.num_chase_steps > 0) & ~(columns.final_loss < loss)
+    if columns.is_chase_reverted is not None:
+      is_trial &= ~columns.is_chase_reverted
+    style = {'color': BLUE, 'marker': 'o', 'markersize': 8, 'zorder': 3.8}
+    style |= {'fillstyle': 'none', 'markeredgewidth': 1.2}
+    mark(is_trial, loss, label='chase in the shadow', **style)
+
   if columns.violated_rules is not None:
     rules = np.where(is_beyond, 0, columns.violated_rules)
     num_rings = np.zeros(len(rules), np.int64)
@@ -241,6 +297,8 @@ def _draw_events(
   style = {'color': BLACK, 'marker': 'x', 'markersize': 6, 'zorder': 5}
   style |= {'label': 'skipped batch'}
   mark(columns.is_skipped, anchor, **style)
+  style = {'color': BLACK, 'marker': '<', 'markersize': 6, 'zorder': 5}
+  mark(columns.is_chase_undone, anchor, label='chase undone here', **style)
   if loss is not None:
     top = np.full(len(loss), _TOP)
     style = {'color': BLACK, 'marker': '|', 'markersize': 9, 'zorder': 4}

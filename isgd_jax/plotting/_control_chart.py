@@ -60,9 +60,14 @@ def plot_control_chart(
   is_well_trained: ArrayLike | None = None,
   violated_rules: ArrayLike | None = None,
   is_skipped: ArrayLike | None = None,
+  num_chase_steps: ArrayLike | None = None,
+  is_chase_reverted: ArrayLike | None = None,
+  is_chase_undone: ArrayLike | None = None,
+  trust: ArrayLike | None = None,
   change_points: Sequence[int] = (),
   first_step: int = 0,
   ax: Axes | None = None,
+  trust_ax: Axes | None = None,
 ) -> Axes:
   """Draws the control chart of a training run.
 
@@ -87,9 +92,19 @@ def plot_control_chart(
     violated_rules: [num_steps] int, bit i for the i-th run rule. A step that is
       not itself beyond a limit gets a ring for each rule, named from 1 on.
     is_skipped: [num_steps] bool, the batches that were dropped.
+    num_chase_steps: [num_steps] int, chase steps taken. Chases that left the
+      loss as it was were tried in the shadow, and get a ring.
+    is_chase_reverted: [num_steps] bool, chases that fell back to the base
+      update; they get no ring.
+    is_chase_undone: [num_steps] bool, the batches that undid the chase before
+      them.
+    trust: [num_steps] what chases gained on the batches after them; from 1 on
+      the chased parameters lead. A panel under the chart, if any was judged.
     change_points: steps at which the data are known to have drifted.
     first_step: the number of the first of the steps.
     ax: axes to draw on, or None for a new figure.
+    trust_ax: axes for trust, where `ax` is given; without it trust is left
+      out.
 
   Returns:
     The axes, for titles, scales and saving.
@@ -118,10 +133,14 @@ def plot_control_chart(
       'is_well_trained': is_well_trained,
       'violated_rules': violated_rules,
       'is_skipped': is_skipped,
+      'num_chase_steps': num_chase_steps,
+      'is_chase_reverted': is_chase_reverted,
+      'is_chase_undone': is_chase_undone,
+      'trust': trust,
     }
   )
   columns = columns._replace(step=first_step + columns.step)
-  ax = new_figure().add_subplot() if ax is None else ax
+  ax, trust_ax = _axes(columns, ax, trust_ax)
   for i, change_point in enumerate(change_points):
     label = 'drift' if i == 0 else None
     ax.axvline(
@@ -131,7 +150,7 @@ def plot_control_chart(
       linewidth=1,
       label=label,
     )
-  _chart_figure.draw(ax, columns)
+  _draw(ax, trust_ax, columns)
   return ax
 
 
@@ -141,6 +160,7 @@ def plot_run(
   first_step: int | None = None,
   last_step: int | None = None,
   ax: Axes | None = None,
+  trust_ax: Axes | None = None,
 ) -> Axes:
   r"""Draws the control chart of a run from what the run has kept.
 
@@ -149,10 +169,11 @@ def plot_run(
 
       * the path of a file of JSON lines with `step`, `loss`, `mean`,
         `control_limit`, `is_undertrained` and `final_loss`, and perhaps
-        `lower_limit`, `statistic`, `is_well_trained`, `violated_rules` and
-        `is_skipped`, null standing for what is not finite: the `metrics.jsonl`
-        of `isgd-jax train`. A last line without an end is still being written,
-        and left out.
+        `lower_limit`, `statistic`, `is_well_trained`, `violated_rules`,
+        `is_skipped`, `num_chase_steps`, `is_chase_reverted`,
+        `is_chase_undone` and `trust`, null standing for what is not finite: the
+        `metrics.jsonl` of `isgd-jax train`. A last line without an end is still
+        being written, and left out.
       * an :class:`isgd_jax.ISGDInfo` of arrays [num_steps], as `jax.lax.scan`
         stacks them; its `num_steps` numbers the steps.
       * an :class:`isgd_jax.ChartReading` of arrays [num_steps], which has
@@ -161,6 +182,7 @@ def plot_run(
     first_step: number of the first step to draw; None for the run's first.
     last_step: number of the last; None for the run's last.
     ax: axes to draw on, or None for a new figure.
+    trust_ax: as in :func:`plot_control_chart`.
 
   Returns:
     The axes, for titles, scales and saving.
@@ -181,9 +203,33 @@ def plot_run(
     'step'
   """
   columns = _run_columns.read(source, first_step, last_step)
-  ax = new_figure().add_subplot() if ax is None else ax
-  _chart_figure.draw(ax, columns)
+  ax, trust_ax = _axes(columns, ax, trust_ax)
+  _draw(ax, trust_ax, columns)
   return ax
+
+
+def _axes(
+  columns: _chart_figure.Columns, ax: Axes | None, trust_ax: Axes | None
+) -> tuple[Axes, Axes | None]:
+  """The axes given, or new ones: a chart, and a panel if there is trust."""
+  if ax is not None:
+    return ax, trust_ax
+  if not columns.has_trust or trust_ax is not None:
+    return new_figure().add_subplot(), trust_ax
+  ax, trust_ax = new_figure(8.0, 5.4).subplots(
+    2, sharex=True, height_ratios=(5, 1)
+  )
+  return ax, trust_ax
+
+
+def _draw(
+  ax: Axes, trust_ax: Axes | None, columns: _chart_figure.Columns
+) -> None:
+  """Draws the chart, and trust where there is a place for it."""
+  _chart_figure.draw(ax, columns)
+  if trust_ax is not None and columns.has_trust:
+    _chart_figure.draw_trust(trust_ax, columns)
+    ax.set_xlabel('')
 
 
 def plot_cycle(

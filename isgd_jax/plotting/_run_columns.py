@@ -16,7 +16,8 @@ _REQUIRED = (
 )
 _OPTIONAL = (
   *('lower_limit', 'statistic', 'is_well_trained', 'violated_rules'),
-  'is_skipped',
+  *('is_skipped', 'num_chase_steps', 'is_chase_reverted'),
+  *('is_chase_undone', 'trust'),
 )
 # What an ISGDInfo calls otherwise than a ChartReading.
 _NAMES_IN_READING = {
@@ -125,7 +126,7 @@ def _is_valid(name: str, value: Any) -> bool:
   """Whether a field can have this value."""
   if name.startswith('is_'):
     return isinstance(value, bool)
-  if name in ('step', 'violated_rules'):
+  if name in _chart_figure.INTEGERS:
     return isinstance(value, int) and not isinstance(value, bool)
   return value is None or (
     isinstance(value, (int, float)) and not isinstance(value, bool)

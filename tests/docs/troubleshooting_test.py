@@ -68,6 +68,7 @@ def test_what_is_frozen_is_not_chased():
       {'w': 'train', 'b': 'freeze'},
     ),
     ALWAYS,
+    probation=False,  # The first chase leads.
   )
   params = {'w': PARAMS, 'b': jnp.array(1.0)}
 
@@ -84,7 +85,7 @@ def test_what_is_frozen_is_not_chased():
 
 
 def test_another_function_than_the_one_of_value_undoes_the_chase():
-  optimizer = isgd_jax.isgd(optax.sgd(0.1), ALWAYS)
+  optimizer = isgd_jax.isgd(optax.sgd(0.1), ALWAYS, probation=False)
   _, state = step(
     optimizer, optimizer.init(PARAMS), value_fn=lambda p: loss_fn(p) + 1000
   )
@@ -109,7 +110,13 @@ def test_without_grad_a_chase_behind_clipping_follows_the_clipped_gradient():
   solver = isgd_jax.gradient_descent(0.001)
   clipped = optax.chain(
     optax.clip(0.1),
-    isgd_jax.isgd(optax.sgd(0.1), ALWAYS, solver=solver, max_chase_steps=1),
+    isgd_jax.isgd(
+      optax.sgd(0.1),
+      ALWAYS,
+      solver=solver,
+      max_chase_steps=1,
+      probation=False,
+    ),
   )
   grads = jax.grad(loss_fn)(PARAMS)
   raw, _ = step(clipped, clipped.init(PARAMS), grad=grads)

@@ -24,7 +24,7 @@ _COUNTS = frozenset(
 _FLAGS = frozenset(
   {
     *('is_undertrained', 'is_chase_reverted', 'is_well_trained'),
-    'is_skipped',
+    *('is_skipped', 'is_on_probation', 'is_chase_undone'),
   }
 )
 

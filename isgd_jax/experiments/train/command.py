@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
+import isgd_jax
 from isgd_jax import plotting
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import missing_extra
@@ -87,6 +88,10 @@ def summary(config: TrainConfig, result: loop.TrainResult) -> str:
       f'evaluations); chases that fell back to the base update: '
       f'{totals["num_chases_reverted"]:,}.'
     )
+  if config.isgd.method == 'isgd':
+    # What is kept of the chart is small, and alike in all processes.
+    kept = jax.device_get(result.state.opt_state.packed_info)
+    lines.append(isgd_jax.describe_chases(isgd_jax.get_info(kept)))
   if config.isgd.method == 'skip':
     lines.append(f'Batches dropped: {totals["num_skipped"]:,}.')
   if totals['num_undecodable']:
@@ -129,19 +134,18 @@ def draw_chart(
   if first_step is None:
     last = _last_step(source) if last_step is None else last_step
     first_step = max(1, last - _DEFAULT_NUM_STEPS + 1)
-  figure = plotting.new_figure()
-  ax = figure.add_subplot()
   try:
-    plotting.plot_run(source, first_step=first_step, last_step=last_step, ax=ax)
+    ax = plotting.plot_run(source, first_step=first_step, last_step=last_step)
   except ValueError as error:
     raise InputError(str(error)) from error
   isgd = config.isgd
-  _finish_axes(
-    ax,
+  _finish_axes(ax)
+  # Under the panel of trust, where there is one.
+  ax.figure.axes[-1].set_xlabel(
     f'step ({config.model} on {config.data.dataset}, {isgd.method} over '
     f'{config.optimizer.base}, {isgd.chart} chart)',
   )
-  replace_file(path, lambda new: figure.savefig(new))
+  replace_file(path, lambda new: ax.figure.savefig(new))
   return path
 
 
@@ -183,8 +187,8 @@ def draw_cycle(
     1 + max(record['batch'] for record in records),
     ax=figure.add_subplot(),
   )
-  _finish_axes(
-    ax,
+  _finish_axes(ax)
+  ax.set_xlabel(
     f'position in the cycle ({config.model} on {config.data.dataset}, '
     f'{config.isgd.method} over {config.optimizer.base})',
   )
@@ -221,8 +225,8 @@ def _last_step(path: pathlib.Path) -> int:
   return last
 
 
-def _finish_axes(ax: 'Axes', label: str) -> None:
-  """A logarithmic loss, in plain numbers, and what the run was."""
+def _finish_axes(ax: 'Axes') -> None:
+  """A logarithmic loss, in plain numbers."""
   from matplotlib import ticker
 
   ax.set_yscale('log')
@@ -230,4 +234,3 @@ def _finish_axes(ax: 'Axes', label: str) -> None:
   ax.yaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
   ax.yaxis.set_major_formatter('{x:g}')
   ax.yaxis.set_minor_formatter('{x:g}')
-  ax.set_xlabel(label)

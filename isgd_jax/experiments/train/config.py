@@ -140,6 +140,10 @@ class IsgdConfig:
   base_update_when_chasing: bool = False
   """Take the base update too, before a chase."""
 
+  probation: bool = True
+  """Chases must lower the losses of the batches after them, else they are only
+  tried in the shadow. Not with --base-update-when-chasing."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:

@@ -36,6 +36,7 @@ _FIELD_OF_TOTAL = {
   'num_skipped': 'is_skipped',
   'num_chase_steps': 'num_chase_steps',
   'num_chases_reverted': 'is_chase_reverted',
+  'num_chases_undone': 'is_chase_undone',
   'num_gradient_evaluations': 'num_gradient_evaluations',
 }
 TOTALS = ('num_steps', *_FIELD_OF_TOTAL)
@@ -270,7 +271,8 @@ class RunLog:
     for record in records:
       self.totals['num_steps'] += 1
       for total, field in _FIELD_OF_TOTAL.items():
-        self.totals[total] += record[field]
+        # Runs of before probation have no such column.
+        self.totals[total] += record.get(field, 0)
 
   def _write_point(self) -> None:
     """A point in TensorBoard, the mean over the steps since the last one."""
@@ -296,6 +298,9 @@ class RunLog:
         'chart/mean': last['mean'],
         'chart/share_undertrained': mean('is_undertrained'),
         'chart/chase_steps': mean('num_chase_steps'),
+        'chase/trust': last['trust'],
+        'chase/share_on_probation': mean('is_on_probation'),
+        'chase/undone': self.totals['num_chases_undone'],
       }
       if math.isfinite(last['control_limit']):
         points['chart/upper_control_limit'] = last['control_limit']

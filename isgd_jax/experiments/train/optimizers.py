@@ -66,6 +66,8 @@ def build_optimizer(
     max_chase_steps=isgd.max_chase_steps,
     conservative_weight=isgd.conservative_weight,
     base_update_when_chasing=isgd.base_update_when_chasing,
+    # None: wherever it can be.
+    probation=None if isgd.probation else False,
   )
 
 

@@ -20,6 +20,7 @@ _OF_CHART = (
   *('mean', 'sigma', 'control_limit', 'is_undertrained', 'is_chase_reverted'),
   *('num_chase_steps', 'final_loss', 'lower_limit', 'statistic'),
   *('is_well_trained', 'is_skipped', 'violated_rules'),
+  *('trust', 'is_on_probation', 'is_chase_undone'),
 )
 
 
@@ -61,6 +62,10 @@ class StepReport(NamedTuple):
     is_well_trained: whether the chart found the loss too low.
     is_skipped: whether the batch was dropped.
     violated_rules: run rules that the loss violated, bit i for the i-th.
+    trust: what chases gained on the batches after them, over the least at which
+      they lead; NaN without a chart.
+    is_on_probation: whether the next batch judges a chase.
+    is_chase_undone: whether this batch undid the chase before it.
   """
 
   loss: Any
@@ -81,6 +86,9 @@ class StepReport(NamedTuple):
   is_well_trained: Any
   is_skipped: Any
   violated_rules: Any
+  trust: Any
+  is_on_probation: Any
+  is_chase_undone: Any
 
 
 class Sums(NamedTuple):
