@@ -142,7 +142,7 @@ def run(optimizer, num_steps=44):
     return optax.apply_updates(params, updates), opt_state
 
   for index in range(num_steps):
-    batch = make_batch(index, 6.0 if index in (36, 42) else 0.0)
+    batch = make_batch(index, 6.0 if index in (36, 41) else 0.0)
     params, opt_state = step(params, opt_state, batch)
   return params, isgd_jax.get_info(opt_state)
 
