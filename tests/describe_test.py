@@ -16,7 +16,7 @@ def info(**fields):
 
 
 @pytest.mark.parametrize(
-  'num_judged, num_paid, num_undone, gain, words',
+  ('num_judged', 'num_paid', 'num_undone', 'gain', 'words'),
   [
     (9, 7, 2, 1.3, ('7 of 9', 'by 1.3 sigma', '2 were undone')),
     (1, 1, 0, 0.5, ('1 of 1 judged chase ', 'after it', 'none was undone')),
@@ -39,7 +39,7 @@ def test_it_counts_what_was_judged(
 
 
 @pytest.mark.parametrize(
-  'fields, words',
+  ('fields', 'words'),
   [
     ({}, 'no limits yet, after 100 steps'),
     ({'control_limit': 1.0}, 'no batch was under-trained'),
