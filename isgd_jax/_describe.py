@@ -43,7 +43,7 @@ def describe_chases(info: ISGDInfo) -> str:
       f'{np.shape(info.num_steps)}: pass that of the last step, '
       'jax.tree.map(lambda x: x[-1], info).'
     )
-  info = ISGDInfo(*(np.asarray(x) for x in jax.device_get(tuple(info))))
+  info = jax.device_get(info)
   num_judged, num_undone = int(info.num_chases_judged), info.num_chases_undone
   if not num_judged:
     return f'No chase was judged: {_why_none(info)}.'

@@ -80,7 +80,9 @@ def judge(
     transformation, given, axis_name, shard_weight
   )
   chart_lib.check_state(control_chart, state.chart_state)
-  chart_state, read = control_chart.update(state.chart_state, given)
+  # A chart has no derivative, and should stand in the way of none.
+  fixed = jax.lax.stop_gradient(given)
+  chart_state, read = control_chart.update(state.chart_state, fixed)
   reading = chart_lib.as_arrays(read, None, given)
   loss = jnp.asarray(given).astype(reading.mean.dtype)
   return Judgement(chart_state, given, loss, reading)

@@ -216,10 +216,10 @@ def _axes(
     return ax, trust_ax
   if not columns.has_trust or trust_ax is not None:
     return new_figure().add_subplot(), trust_ax
-  ax, trust_ax = new_figure(8.0, 5.4).subplots(
+  axes: Any = new_figure(8.0, 5.4).subplots(
     2, sharex=True, height_ratios=(5, 1)
   )
-  return ax, trust_ax
+  return axes[0], axes[1]
 
 
 def _draw(

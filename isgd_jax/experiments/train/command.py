@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -145,7 +145,8 @@ def draw_chart(
     f'step ({config.model} on {config.data.dataset}, {isgd.method} over '
     f'{config.optimizer.base}, {isgd.chart} chart)',
   )
-  replace_file(path, lambda new: ax.figure.savefig(new))
+  figure: Any = ax.figure
+  replace_file(path, lambda new: figure.savefig(new))
   return path
 
 
