@@ -74,6 +74,10 @@ class Store:
       record = self._write({**record, **hashes})
     return record
 
+  def note(self, kind: str, content: Mapping[str, Any]) -> None:
+    """Writes what is known apart from any run, if it is not there yet."""
+    self._share(**{kind: content})
+
   def append(
     self,
     record: Mapping[str, Any],
