@@ -16,7 +16,7 @@ SOLVERS = ('gauss-newton', 'gradient-descent')
 _DEFAULT_CHART = ChartSettings()
 KINDS = ('base', 'isgd', 'paper-isgd', 'skip', 'reset')
 # What records of ISGD say where they do not: they are older than probation.
-_UNRECORDED = {'probation': False}
+_UNRECORDED: dict[str, Any] = {'probation': False}
 
 
 @dataclasses.dataclass(frozen=True)

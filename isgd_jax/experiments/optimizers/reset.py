@@ -52,7 +52,7 @@ def reset_out_of_control(
     state: optax.OptState,
     params: optax.Params | None = None,
     *,
-    value: jax.typing.ArrayLike,
+    value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, ResetState]:
     assert isinstance(state, ResetState)

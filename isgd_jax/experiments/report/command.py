@@ -68,10 +68,7 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   together: Rows = {}
   for finding in main:
     together |= finding.rows
-  everything = dict(together)
-  for finding in real:
-    everything |= finding.rows
-  parts = ['# Results', real_streams.verdict_table(everything)]
+  parts = ['# Results', real_streams.verdict_table(_everything(found))]
   parts += [_rules(folder, out, together), '## In short']
   for finding in real:
     parts += _real_streams(finding)
@@ -104,6 +101,30 @@ def rows_of(folder: pathlib.Path) -> Rows:
   for finding in findings.read_findings(folder):
     is_main = finding.workload not in (_ABLATION, _REAL_STREAMS)
     if is_main and not finding.is_large:
+      together |= finding.rows
+  return together
+
+
+def verdict_of(folder: pathlib.Path) -> str:
+  """Your data, what to use, its gain and its cost: RESULTS.md opens with it.
+
+  Args:
+    folder: with the files that `compare` wrote.
+
+  Returns:
+    Markdown; empty where there is nothing to compare.
+
+  Raises:
+    InputError: (a `ValueError`) there are no records.
+  """
+  return real_streams.verdict_table(_everything(findings.read_findings(folder)))
+
+
+def _everything(found: Iterable[Finding]) -> Rows:
+  """All rows but the ablation's, real streams and large forms too."""
+  together: Rows = {}
+  for finding in found:
+    if finding.workload != _ABLATION:
       together |= finding.rows
   return together
 

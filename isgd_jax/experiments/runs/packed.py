@@ -67,7 +67,7 @@ def pack_records(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def unpack_records(
-  records: Iterable[dict[str, Any]],
+  records: Iterable[Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
   """The lines of a file, a line a run.
 
@@ -79,7 +79,7 @@ def unpack_records(
   """
   for record in records:
     if record.get('kind') != _KIND:
-      yield record
+      yield dict(record)
       continue
     columns = record['columns']
     for values in zip(*columns.values(), strict=True):
