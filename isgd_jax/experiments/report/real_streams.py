@@ -272,8 +272,9 @@ _LEAST_GAIN = 0.01
 def verdict_table(rows: Rows) -> str:
   """Your data, what to use, its gain and its cost.
 
-  What to use is what has the lowest median of the rows' loss ratios, if that is
-  at least 1 % below the base and takes at most 1.2 times the evaluations.
+  What to use is what has the lowest geometric mean of the rows' loss ratios, if
+  that is at least 1 % below the base and takes at most 1.2 times the
+  evaluations.
 
   Args:
     rows: all rows.
@@ -308,17 +309,20 @@ def verdict_table(rows: Rows) -> str:
   if not lines:
     return ''
   header = [
-    *('your data', 'use', 'loss, of the base (worst row)', 'evaluations'),
+    *('your data', 'use', 'its loss, best to worst row', 'evaluations'),
     *(f'{title}: loss' for title in ('ISGD', 'blind', 'twice', 'skip')),
     *('reset: loss', 'rows'),
   ]
   text = markdown.markdown_table(header, lines)
   text += (
-    '\n\nA row is a task and a base optimizer; numbers are medians over the '
-    "rows, of the base's. What to use has the lowest median loss among what "
-    'takes at most 1.2 times the evaluations, if that is 1 % below the base; '
-    'else nothing: the base optimizer alone. `twice`, every batch twice, '
-    'takes double and is there to compare. An empty cell has not been run.'
+    "\n\nA row is a task and a base optimizer; losses are of the base's, "
+    'geometric means over the rows, each the median of its seeds; evaluations '
+    "likewise of the base's, medians. What to use has the lowest loss among "
+    'what takes at most 1.2 times the evaluations, if that is 1 % below the '
+    'base; else nothing: the base optimizer alone. ISGD is the default, on '
+    'probation; blind is `probation=False`. `twice`, every batch twice, takes '
+    'double and is there to compare. In brackets, the rows of a method that '
+    'was not run on all.'
   )
   if missing:
     text += f' No records yet of: {"; ".join(missing)}.'
@@ -329,8 +333,8 @@ def _verdict_line(
   kind: Kind, found: Mapping[str, Sequence[RowVerdict]]
 ) -> list[str]:
   """One kind of data."""
-  medians = {
-    method: statistics.median(v.ratio.median for v in all_of)
+  losses = {
+    method: _geometric_mean([v.ratio.median for v in all_of])
     for method, all_of in found.items()
   }
   costs = {
@@ -345,19 +349,37 @@ def _verdict_line(
     if method in found
     and len(found[method]) == most
     and costs[method] <= verdicts.MAX_EVALUATION_RATIO
-    and medians[method] <= 1 - _LEAST_GAIN
+    and losses[method] <= 1 - _LEAST_GAIN
   ]
   use, gain, cost = 'nothing', '', ''
   if candidates:
-    best = min(candidates, key=lambda method: medians[method])
-    worst = max(v.ratio.median for v in found[best])
+    best = min(candidates, key=lambda method: losses[method])
+    ratios = [v.ratio.median for v in found[best]]
     use = _CHOICES[best]
-    gain = f'{_percent(medians[best])} ({_percent(worst)})'
+    gain = (
+      f'{_percent(losses[best])} ({_percent(min(ratios))} to '
+      f'{_percent(max(ratios))})'
+    )
     cost = f'{costs[best]:.2f}'
   cells = [
-    f'{medians[method]:.3f}' if method in medians else ''
+    _loss_cell(losses[method], len(found[method]), most)
+    if method in losses
+    else ''
     for method in (DEFAULT, BLIND, 'twice', 'skip', 'reset')
   ]
   origin = 'real' if kind.is_real else 'made by us'
   title = kind.title if kind.is_real else f'{kind.title} ({origin})'
   return [title, use, gain, cost, *cells, str(most)]
+
+
+def _loss_cell(loss: float, num_rows: int, most: int) -> str:
+  """A mean ratio, and over how many rows where not over all."""
+  text = markdown.number(loss, 3)
+  return text if num_rows == most else f'{text} ({num_rows})'
+
+
+def _geometric_mean(ratios: Sequence[float]) -> float:
+  """Of ratios that may be zero or infinite."""
+  if math.inf in ratios:
+    return math.inf
+  return statistics.geometric_mean(ratios) if min(ratios) > 0 else 0.0

@@ -101,7 +101,7 @@ def test_results_open_with_the_verdict_and_say_what_is_missing(
   table = text.partition('## The rules')[0]
   lines = {line.split(' | ')[0]: line for line in table.splitlines()}
   assert (
-    '| ISGD | -50.0 % (-50.0 %) |'
+    '| ISGD | -50.0 % (-50.0 % to -50.0 %) |'
     in lines['| real, in time order, batches of 1 or 4']
   )
   assert '| nothing |' in lines['| real, shuffled']
