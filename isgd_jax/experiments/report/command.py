@@ -72,6 +72,7 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   parts += [_rules(folder, out, together), '## In short']
   for finding in real:
     parts += _real_streams(finding)
+  parts.append(real_streams.kept_gain_table(together))
   parts += _summary(folder, out, together)
   for finding in main:
     parts += _workload(folder, out, finding)

@@ -18,6 +18,8 @@ DEFAULT, BLIND = 'isgd-probation', 'isgd'
 # A median may be this much of the base's loss above it.
 _MOST_WORSE = 0.01
 _OTHERS = ('twice', 'skip', 'reset')
+# Of the blind chase's gain.
+_LEAST_KEPT = 0.95
 
 
 class RowVerdict(NamedTuple):
@@ -219,6 +221,49 @@ def _ratio(ours: float, theirs: float) -> float:
   if math.isinf(theirs):
     return 0.0
   return ours / theirs if theirs else math.inf
+
+
+def kept_gain_table(rows: Rows) -> str:
+  """What ISGD on probation keeps of the blind chase's gain, made-up drift.
+
+  Args:
+    rows: all rows.
+
+  Returns:
+    Markdown; empty where no stream of abrupt change has both.
+  """
+  lines, shares = [], []
+  for task, base, method in rows:
+    if method != DEFAULT or not task.startswith(KINDS[0].prefixes):
+      continue
+    ours = row_verdict(rows, task, base, DEFAULT)
+    blind = row_verdict(rows, task, base, BLIND)
+    if ours is None or blind is None or blind.ratio.median >= 1:
+      continue
+    share = (1 - ours.ratio.median) / (1 - blind.ratio.median)
+    shares.append(share)
+    lines.append(
+      [
+        f'{task}, {base}',
+        *(markdown.spread(v.ratio, 3) for v in (blind, ours)),
+        f'{100 * share:.0f}',
+        *(f'{v.evaluation_ratio:.2f}' for v in (blind, ours)),
+      ]
+    )
+  if not lines:
+    return ''
+  num_met = sum(share >= _LEAST_KEPT for share in shares)
+  header = [
+    *('stream, base', 'blind, loss of the base', 'ISGD, loss of the base'),
+    *('gain kept, %', 'blind, evaluations', 'ISGD, evaluations'),
+  ]
+  return (
+    '**What probation costs where a blind chase is right.** On the streams '
+    'whose meaning we change, ISGD keeps at least '
+    f'{100 * _LEAST_KEPT:.0f} % of the gain of the blind chase in {num_met} of '
+    f'{len(shares)} rows; the median is {100 * statistics.median(shares):.0f} '
+    '%.\n\n' + markdown.markdown_table(header, lines)
+  )
 
 
 # The table that RESULTS.md opens with

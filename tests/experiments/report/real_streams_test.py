@@ -110,3 +110,14 @@ def test_results_open_with_the_verdict_and_say_what_is_missing(
     'real, in time order, batches of 16 or 64'
     in table.partition('No records yet of: ')[2]
   )
+
+
+def test_what_probation_keeps_of_the_gain_is_counted(folder):
+  assert real_streams.kept_gain_table({}) == ''
+  folder.row(synthetic.STREAM, 'sgd', 'base', (1.0, 1.0, 1.0))
+  folder.row(synthetic.STREAM, 'sgd', 'isgd', (0.5, 0.5, 0.5))
+  folder.row(synthetic.STREAM, 'sgd', 'isgd-probation', (0.6, 0.6, 0.6))
+  (finding,) = read_findings(folder.path)
+  text = real_streams.kept_gain_table(finding.rows)
+  assert 'in 0 of 1 rows; the median is 80 %' in text
+  assert '| 80 |' in text
