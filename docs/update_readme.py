@@ -209,6 +209,7 @@ def results_section() -> str:
   num_worse = sum(bool(v.worse) for v in stationary)
   num_better = sum(bool(v.better) and not v.worse for v in stationary)
   return (
+    f'{command.verdict_of(ROOT / "results")}\n\n'
     '**Streams** (prequential accuracy in percent, median of five seeds with '
     'its 95 % interval; every method with its own tuned rate):\n\n'
     f'{tables.overview_table(rows)}\n\n'

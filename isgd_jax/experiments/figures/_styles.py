@@ -50,11 +50,15 @@ METHOD_STYLES: Mapping[str, MethodStyle] = MappingProxyType(
     'twice': MethodStyle('every batch twice', plotting.GREEN, '--', '^'),
     'random': MethodStyle('random trigger', plotting.ORANGE, '-.', 'v'),
     'isgd': MethodStyle('ISGD', plotting.BLUE, '-', '*'),
+    'isgd-probation': MethodStyle(
+      'ISGD on probation', plotting.BLUE, _DASH_DOT_DOT, 'd'
+    ),
     'isgd-constant': MethodStyle(
       'ISGD, constant rate', plotting.SKY_BLUE, _LONG_DASHES, 'p'
     ),
     'paper-isgd': MethodStyle("the paper's ISGD", plotting.PURPLE, '-', 'P'),
     'skip': MethodStyle('skip on spike', plotting.VERMILION, ':', 'X'),
+    'reset': MethodStyle('reset of the base state', plotting.GREY, ':', '1'),
     'reshuffled': MethodStyle(
       'base, reshuffled', plotting.GREEN, _DASH_DOT_DOT, '<'
     ),
@@ -75,7 +79,7 @@ _FURTHER_STYLES = tuple(
     plotting.GREY,
   )
 )
-_FURTHER_MARKERS = ('d', 'H', '8', '1', '2', '3', '4', '+', 'x')
+_FURTHER_MARKERS = ('H', '8', '2', '3', '4', '+', 'x')
 
 
 def method_styles(

@@ -29,6 +29,8 @@ _NETWORKS: Mapping[str, tuple[Callable[..., nnx.Module], InputKind]] = {
   'cnn': (CNN, 'image'),
   'lenet': (LeNet, 'image'),
   'mlp': (MLP, 'image'),
+  # For streams of tables: tens of thousands of steps a run, by the hundred.
+  'mlp-32': (functools.partial(MLP, num_hidden=32), 'image'),
   'resnet18': (ResNet18, 'image'),
   'transformer': (Transformer, 'tokens'),
   # Fast enough on a CPU for runs by the hundred: a seventh of the parameters.

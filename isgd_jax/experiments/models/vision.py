@@ -22,7 +22,7 @@ Dtype = jax.typing.DTypeLike
 
 
 class MLP(nnx.Module):
-  """Two layers, 128 hidden units; Flax's default initialization.
+  """Two layers, 128 hidden units unless told; Flax's default initialization.
 
   Example:
     >>> network = MLP((8, 8, 1), 10, rngs=nnx.Rngs(0))
@@ -35,14 +35,15 @@ class MLP(nnx.Module):
     example_shape: Sequence[int],
     num_classes: int,
     *,
+    num_hidden: int = 128,
     dtype: Dtype = jnp.float32,
     rngs: nnx.Rngs,
   ):
     """Draws the initial parameters; see the module for the arguments."""
     height, width, channels = check_image_shape('mlp', example_shape)
     linear = functools.partial(nnx.Linear, dtype=dtype, rngs=rngs)
-    self.hidden = linear(height * width * channels, 128)
-    self.out = linear(128, num_classes)
+    self.hidden = linear(height * width * channels, num_hidden)
+    self.out = linear(num_hidden, num_classes)
 
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Logits [b, num_classes] of images [b, h, w, c]."""

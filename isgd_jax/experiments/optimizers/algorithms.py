@@ -10,10 +10,13 @@ import isgd_jax
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import build_base_optimizer
 from isgd_jax.experiments.optimizers.charts import ChartSettings
+from isgd_jax.experiments.optimizers.reset import reset_out_of_control
 
 SOLVERS = ('gauss-newton', 'gradient-descent')
 _DEFAULT_CHART = ChartSettings()
-KINDS = ('base', 'isgd', 'paper-isgd', 'skip')
+KINDS = ('base', 'isgd', 'paper-isgd', 'skip', 'reset')
+# What records of ISGD say where they do not: they are older than probation.
+_UNRECORDED: dict[str, Any] = {'probation': False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,14 +24,15 @@ class Algorithm:
   """One way to train, but for the base optimizer and its learning rate.
 
   Attributes:
-    kind: `'base'`, `'isgd'`, `'paper-isgd'` or `'skip'` (drop the flagged batch
-      in place of chasing it).
+    kind: `'base'`, `'isgd'`, `'paper-isgd'`, `'skip'` (drop the flagged batch
+      in place of chasing it) or `'reset'` (of the base optimizer's state).
     chart: the control chart; unused by `'base'`. `'paper-isgd'` has its own, of
       this one's window.
     solver: `'gauss-newton'` or `'gradient-descent'`, at the learning rate of
       the base optimizer.
     solver_options: of the solver's factory, as pairs.
-    options: of `isgd_jax.isgd`, as pairs.
+    options: of `isgd_jax.isgd`, as pairs. Without `probation` among them it is
+      False, not the library's default: so were the runs on record made.
     num_base_steps: of `'base'`, steps on each batch.
   """
 
@@ -53,11 +57,12 @@ class Algorithm:
   @property
   def max_evaluations(self) -> int:
     """The most gradient evaluations that a step can take."""
-    if self.kind in ('base', 'skip'):
+    if self.kind in ('base', 'skip', 'reset'):
       return self.num_base_steps
     # The first one, those of the chase, and the one that recovers the gradient
-    # where the chase is undone.
-    return 2 + dict(self.options).get('max_chase_steps', 5)
+    # where the chase is undone; on probation, that of the rival.
+    options = _UNRECORDED | dict(self.options)
+    return 2 + options.get('max_chase_steps', 5) + options['probation']
 
   def build(
     self, base_optimizer: str, learning_rate: float | jax.Array
@@ -84,6 +89,8 @@ class Algorithm:
       return optax.with_extra_args_support(base)
     if self.kind == 'skip':
       return isgd_jax.skip_out_of_control(base, self.chart.build())
+    if self.kind == 'reset':
+      return reset_out_of_control(base, self.chart.build())
     if self.kind == 'paper-isgd':
       return isgd_jax.paper_isgd(
         base,
@@ -94,6 +101,5 @@ class Algorithm:
       solver = isgd_jax.gauss_newton(**dict(self.solver_options))
     else:
       solver = isgd_jax.gradient_descent(learning_rate)
-    return isgd_jax.isgd(
-      base, self.chart.build(), solver=solver, **dict(self.options)
-    )
+    options = _UNRECORDED | dict(self.options)
+    return isgd_jax.isgd(base, self.chart.build(), solver=solver, **options)

@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report.rows import Record
 from isgd_jax.experiments.report.rows import Rows
@@ -28,6 +29,7 @@ class Finding(NamedTuple):
     environments: hardware and versions of all runs, a line each.
     run_seconds: of the runs that are reported.
     compile_seconds: of all runs.
+    no_change: of each real stream, what a no-change forecaster has.
   """
 
   workload: str
@@ -37,6 +39,7 @@ class Finding(NamedTuple):
   environments: list[str]
   run_seconds: float
   compile_seconds: float
+  no_change: dict[str, dict[str, Any]]
 
 
 def read_findings(folder: pathlib.Path) -> list[Finding]:
@@ -65,13 +68,26 @@ def read_findings(folder: pathlib.Path) -> list[Finding]:
     for name in WORKLOADS:
       path = folder / f'{name}{suffix}.jsonl'
       if path.exists() and (records := list(_read(path, suffix))):
-        found.append(_finding(name, bool(suffix), records))
+        found.append(
+          _finding(name, bool(suffix), records)._replace(
+            no_change=_no_change(path)
+          )
+        )
   if not found:
     raise InputError(
       f"no results in '{folder}': make some with isgd-jax compare WORKLOAD "
       f"--out '{folder}'"
     )
   return found
+
+
+def _no_change(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """What is noted of each real stream."""
+  return {
+    record['content']['task']: record['content']
+    for record in read_records(path)
+    if record.get('kind') == 'no_change'
+  }
 
 
 def _read(path: pathlib.Path, suffix: str) -> Iterable[Record]:
@@ -100,6 +116,7 @@ def _finding(name: str, is_large: bool, records: list[Record]) -> Finding:
       for run in row.runs.values()
     ),
     math.fsum(r['summary']['compile_seconds'] for r in records),
+    {},
   )
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from isgd_jax.experiments.optimizers.base_optimizers import best_rate
 from isgd_jax.experiments.runs.methods import METHODS
+from isgd_jax.experiments.runs.tasks import STREAM_ORDERS
 from isgd_jax.experiments.statistics import Interval
 from isgd_jax.experiments.statistics import median_interval
 
@@ -55,7 +56,7 @@ class Row(NamedTuple):
   @property
   def is_stream(self) -> bool:
     """Whether the task is one pass, judged before training."""
-    return self.config['order'] in ('drift', 'texts')
+    return self.config['order'] in STREAM_ORDERS
 
   def values(self, name: str) -> dict[int, float]:
     """A number of the runs' summaries, by seed.

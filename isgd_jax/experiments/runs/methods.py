@@ -10,6 +10,8 @@ from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.training import RunConfig
 
 _ISGD = Algorithm('isgd')
+# As `isgd_jax.isgd` is by default; the runs on record as `isgd` are older.
+_ON_PROBATION = Algorithm('isgd', options=(('probation', True),))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +79,12 @@ METHODS = {
     Method('base-decayed', 'base', 'decayed'),
     Method('twice', 'twice'),
     Method('isgd', 'isgd'),
+    Method('isgd-probation', 'isgd', isgd=_ON_PROBATION),
     Method('random', 'random'),
     Method('isgd-constant', 'isgd', 'constant'),
     Method('paper-isgd', 'paper-isgd'),
     Method('skip', 'skip'),
+    Method('reset', 'reset'),
     Method('reshuffled', 'base', is_reshuffled=True),
     Method('isgd-reshuffled', 'isgd', is_reshuffled=True),
     *(

@@ -40,9 +40,9 @@ def outcome_of(
 
   Returns:
     `summary`, numbers; `extra_steps`, how many steps took how many evaluations
-    beyond their first; and with traces, of a stream `recovery` and
-    `accuracy_curve`, else `evaluations`: rows of gradient evaluations,
-    seconds and test accuracy.
+    beyond their first, but not of a table; and with traces, of a stream
+    `recovery` and `accuracy_curve`, else `evaluations`: rows of gradient
+    evaluations, seconds and test accuracy.
   """
   metrics = result.metrics
   summary = result.summary()
@@ -57,10 +57,9 @@ def outcome_of(
     summary['train_loss'] = last.train_loss * worst
   if purpose == 'tuning':
     summary = {name: summary[name] for name in _TUNING_SUMMARY}
-  outcome: dict[str, Any] = {
-    'summary': rounded(summary),
-    'extra_steps': histogram(result.extra_evaluations()),
-  }
+  outcome: dict[str, Any] = {'summary': rounded(summary)}
+  if not task.is_table:
+    outcome['extra_steps'] = histogram(result.extra_evaluations())
   if purpose == 'tuning' or not has_traces:
     return outcome
   if task.is_stream:

@@ -12,6 +12,7 @@ from typing import Any
 
 from isgd_jax.experiments import files
 from isgd_jax.experiments.environment import environment
+from isgd_jax.experiments.runs.packed import unpack_records
 
 _SETTINGS = ('task_config', 'algorithm')
 _SHARED = ('environment', *_SETTINGS)
@@ -31,7 +32,7 @@ class Store:
     self._latest: dict[tuple[str, str, str], tuple[str, str]] = {}
     self._known: set[str] = set()
     if path.exists():
-      for record in files.read_records(path):
+      for record in unpack_records(files.read_records(path)):
         if 'kind' in record:
           self._known.add(record['hash'])
         else:
@@ -73,6 +74,10 @@ class Store:
       hashes = dict(zip(_SETTINGS, settings, strict=True))
       record = self._write({**record, **hashes})
     return record
+
+  def note(self, kind: str, content: Mapping[str, Any]) -> None:
+    """Writes what is known apart from any run, if it is not there yet."""
+    self._share(**{kind: content})
 
   def append(
     self,
@@ -140,7 +145,7 @@ def read_runs(path: pathlib.Path) -> Iterator[dict[str, Any]]:
   shared: dict[str, Any] = {}
   runs: dict[str, dict[str, Any]] = {}
   latest: dict[tuple[str, str, str], tuple[str, str]] = {}
-  for record in files.read_records(path):
+  for record in unpack_records(files.read_records(path)):
     if 'kind' in record:
       shared[record['hash']] = record['content']
     else:

@@ -25,6 +25,7 @@ from isgd_jax.experiments.runs.outcomes import extra_steps_of
 from isgd_jax.experiments.runs.outcomes import histogram
 from isgd_jax.experiments.runs.outcomes import outcome_of
 from isgd_jax.experiments.runs.records import Store
+from isgd_jax.experiments.runs.scanned import train_in_scan
 from isgd_jax.experiments.runs.tasks import Purpose
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.training import RunConfig
@@ -156,7 +157,7 @@ class _Runner:
       for entry, rate in zip(group, rates, strict=True):
         record = self._run(entry, 'reporting', rate, seed, extra_steps)
         if entry.method.name == 'isgd':
-          extra_steps[seed] = extra_steps_of(record)
+          extra_steps[seed] = self._extra_steps_of(record)
 
   def _tune(self, entry: Entry, extra_steps: dict[int, np.ndarray]) -> float:
     """The best rate; ISGD leaves the `extra_steps` that it took with it."""
@@ -168,7 +169,7 @@ class _Runner:
         record = self._run(entry, 'tuning', rate, seed, extra_steps)
         loss = record['summary']['loss']
         losses[rate].append(np.inf if loss is None else loss)
-        extra[rate][seed] = extra_steps_of(record)
+        extra[rate][seed] = self._extra_steps_of(record)
     best = best_rate(losses)
     if entry.method.name == 'isgd':
       extra_steps.update(extra[best])
@@ -196,19 +197,7 @@ class _Runner:
     if record is None or (
       trace is not None and record['extra_steps'] != histogram(trace)
     ):
-      stream = tasks.build_stream(
-        task, seed, is_reshuffled=entry.method.is_reshuffled
-      )
-      result = train(
-        config,
-        self._model,
-        stream,
-        isgd_extra_steps=trace,
-        budget=task.budget,
-        evaluate=self._evaluation(purpose),
-        num_evaluations=task.num_evaluations,
-        show_progress=False,
-      )
+      result = self._train(entry, config, purpose, trace)
       record = {
         'id': identity,
         'task': task.name,
@@ -221,7 +210,7 @@ class _Runner:
           task,
           purpose,
           result,
-          stream.change_points,
+          task.change_points,
           has_traces=self._plan.has_traces,
         ),
       }
@@ -239,6 +228,36 @@ class _Runner:
     )
     self._bar.update()
     return record
+
+  def _extra_steps_of(self, record: dict[str, Any]) -> np.ndarray:
+    """ISGD's; none of a table, where no random trigger takes them."""
+    is_table = self._plan.task.is_table
+    return np.zeros(0, int) if is_table else extra_steps_of(record)
+
+  def _train(
+    self,
+    entry: Entry,
+    config: RunConfig,
+    purpose: Purpose,
+    isgd_extra_steps: np.ndarray | None,
+  ) -> RunResult:
+    """One run; on a table as one program."""
+    task = self._plan.task
+    if task.is_table:
+      batches = tasks.build_table_batches(task, config.seed)
+      return train_in_scan(config, self._model, batches)
+    return train(
+      config,
+      self._model,
+      tasks.build_stream(
+        task, config.seed, is_reshuffled=entry.method.is_reshuffled
+      ),
+      isgd_extra_steps=isgd_extra_steps,
+      budget=task.budget,
+      evaluate=self._evaluation(purpose),
+      num_evaluations=task.num_evaluations,
+      show_progress=False,
+    )
 
   def _algorithm(self, entry: Entry, config: RunConfig) -> dict[str, Any]:
     """All numbers of how an entry is trained, and of how it was tuned."""

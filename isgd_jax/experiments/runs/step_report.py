@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import isgd_jax
+from isgd_jax.experiments.optimizers.reset import ResetState
 
 Report = TypeVar('Report', bound=tuple)
 
@@ -47,7 +48,9 @@ def of_chart(
     >>> of_chart(0.5, None, ['mean', 'final_loss', 'is_skipped'])
     {'mean': nan, 'final_loss': 0.5, 'is_skipped': False}
   """
-  if isinstance(opt_state, isgd_jax.ISGDState | isgd_jax.SkipState):
+  if isinstance(
+    opt_state, isgd_jax.ISGDState | isgd_jax.SkipState | ResetState
+  ):
     info = isgd_jax.get_info(opt_state)
     return {name: getattr(info, name) for name in fields}
 

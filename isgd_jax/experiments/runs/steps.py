@@ -7,6 +7,7 @@
 * `isgd`: `isgd_jax.isgd` around the base optimizer.
 * `paper-isgd`: `isgd_jax.paper_isgd` around it, chasing at its learning rate.
 * `skip`: the base optimizer, but a flagged batch is dropped.
+* `reset`: the base optimizer, but its state is forgotten at a flagged batch.
 
 The learning rate and its decay are arguments of every program, so that a whole
 tuning grid shares one compilation. Extra base steps are no loop inside the
@@ -32,7 +33,9 @@ from isgd_jax.experiments.optimizers.algorithms import Algorithm
 from isgd_jax.experiments.runs import step_report
 
 _OF_CHART = ('mean', 'sigma', 'control_limit', 'is_undertrained', 'final_loss')
-STEP_KINDS = ('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip')
+STEP_KINDS = (
+  *('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip', 'reset'),
+)
 
 
 class Carry(NamedTuple):
@@ -127,13 +130,7 @@ def compile_step(
     ...   program.init(model.init(0)), np.float32(0.1), np.float32(0), *batch)
   """
   start = time.perf_counter()
-  optimizer_init = algorithm.build(base_optimizer, 0.1).init
-
-  def init(params: Params) -> Carry:
-    # The rate is no part of the state, so any has done.
-    return Carry(params, optimizer_init(params), jnp.zeros((), jnp.int32))
-
-  init = jax.jit(init)
+  init = jax.jit(functools.partial(initial_carry, base_optimizer, algorithm))
   scalar = jax.ShapeDtypeStruct((), jnp.float32)
   compiled = (
     jax.jit(
@@ -144,6 +141,15 @@ def compile_step(
     .compile()
   )
   return CompiledStep(init, compiled, time.perf_counter() - start)
+
+
+def initial_carry(
+  base_optimizer: str, algorithm: Algorithm, params: Params
+) -> Carry:
+  """What the first `training_step` takes."""
+  # The rate is no part of the state, so any has done.
+  opt_state = algorithm.build(base_optimizer, 0.1).init(params)
+  return Carry(params, opt_state, jnp.zeros((), jnp.int32))
 
 
 def training_step(

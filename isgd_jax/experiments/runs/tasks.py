@@ -17,7 +17,9 @@ import numpy as np
 
 from isgd_jax.experiments import streams
 from isgd_jax.experiments.datasets import Dataset
+from isgd_jax.experiments.datasets import Table
 from isgd_jax.experiments.datasets import load_dataset
+from isgd_jax.experiments.datasets import load_table
 from isgd_jax.experiments.datasets import load_texts
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.models import Model
@@ -27,6 +29,11 @@ from isgd_jax.experiments.models import build_model
 _EVALUATION_BATCH = 1000
 # The order of the examples, before they are cut into parts: the same for all.
 _SPLIT_SEED = 0
+
+TABLE_ORDERS = ('table', 'shuffled-table')
+STREAM_ORDERS = ('drift', 'texts', *TABLE_ORDERS)
+# Of a table, rows that give the first moments to scale by; in no batch.
+WARM_UP_ROWS = 64
 
 Purpose = Literal['tuning', 'reporting']
 Batch = tuple[np.ndarray, np.ndarray]
@@ -41,15 +48,15 @@ class Task:
     title: for tables.
     dataset: name of the data set, or `'texts'`.
     model: name of the network.
-    order: `'cycle'` (the paper's fixed cycle), `'reshuffled'`, `'drift'` or
-      `'texts'`; the last two are streams.
+    order: `'cycle'` (the paper's fixed cycle), `'reshuffled'`, or of a stream
+      `'drift'`, `'texts'`, `'table'` (in time order) or `'shuffled-table'`.
     batch_size: examples a batch.
     window_size: of every control chart: the batches of an epoch, or on a stream
       about as many as the loss takes to settle.
     schedule: of the learning rate, `'constant'` or `'decayed'` (to zero, by the
       end of the budget).
     num_train: examples trained on; those after them, up to `num_test`, are the
-      validation part.
+      validation part. Of a table, its first rows that are taken.
     num_test: of the test part, and of the validation part.
     num_epochs: of a stationary task.
     num_evaluations: of a stationary task, evenly over its budget.
@@ -125,11 +132,18 @@ class Task:
   @property
   def is_stream(self) -> bool:
     """Whether it is one pass, judged on each batch before training on it."""
-    return self.order in ('drift', 'texts')
+    return self.order in STREAM_ORDERS
+
+  @property
+  def is_table(self) -> bool:
+    """Whether it is a real stream, a table."""
+    return self.order in TABLE_ORDERS
 
   @property
   def num_batches(self) -> int:
     """Batches of a run that takes each as it comes, once."""
+    if self.is_table:
+      return (self.num_train - WARM_UP_ROWS) // self.batch_size
     if self.is_stream:
       return self.num_segments * self.batches_per_segment
     return self.num_epochs * (self.num_train // self.batch_size)
@@ -174,6 +188,11 @@ def build_task_model(task: Task) -> Model:
   """
   if task.order == 'texts':
     return build_model(task.model, (task.sequence_length,), 256)
+  if task.is_table:
+    table = task_table(task)
+    return build_model(
+      task.model, table.example_shape, table.num_classes, table.kind
+    )
   dataset = _load(task.dataset, task.data_dir)
   return build_model(task.model, dataset.example_shape, dataset.num_classes)
 
@@ -203,6 +222,13 @@ def build_stream(
       num_segments=task.num_segments,
       batches_per_segment=task.batches_per_segment,
       rng=rng,
+    )
+  if task.is_table:
+    return streams.table_stream(
+      task_table(task),
+      batch_size=task.batch_size,
+      rng=rng if task.order == 'shuffled-table' else None,
+      warm_up=WARM_UP_ROWS,
     )
   if task.order == 'drift':
     everything = _everything(task.dataset, task.data_dir)
@@ -249,6 +275,55 @@ def build_stream(
   if task.seconds_per_batch:
     stream = streams.throttled(stream, task.seconds_per_batch)
   return stream
+
+
+def build_table_batches(task: Task, seed: int) -> streams.TableBatches:
+  """All batches of `build_stream` of a table at once.
+
+  Args:
+    task: of a table.
+    seed: of the order, where it is shuffled.
+
+  Returns:
+    `TableBatches`.
+
+  Raises:
+    ValueError: the data are missing or too few.
+  """
+  is_shuffled = task.order == 'shuffled-table'
+  return streams.table_batches(
+    task_table(task),
+    batch_size=task.batch_size,
+    rng=np.random.default_rng(seed) if is_shuffled else None,
+    warm_up=WARM_UP_ROWS,
+  )
+
+
+def task_table(task: Task) -> Table:
+  """The rows of a real stream.
+
+  Args:
+    task: of a table; of its `data_dir` only Elec2 takes notice, the others lie
+      in installed packages.
+
+  Returns:
+    The table's first `num_train` rows.
+
+  Raises:
+    ValueError: the data are missing, malformed or too few.
+    ImportError: the package is missing; the message names the extra.
+  """
+  data_dir = task.data_dir if task.dataset == 'elec2' else None
+  table = _table(task.dataset, data_dir)
+  if task.num_train > len(table.targets):
+    raise InputError(
+      f'num_train={task.num_train} of {task.name} is more than the '
+      f'{len(table.targets)} rows of {task.dataset}; lower it'
+    )
+  return table._replace(
+    inputs=table.inputs[: task.num_train],
+    targets=table.targets[: task.num_train],
+  )
 
 
 class Measures(NamedTuple):
@@ -353,6 +428,11 @@ def _class_sums(
 @functools.cache
 def _load(dataset: str, data_dir: str | None) -> Dataset[Any]:
   return load_dataset(dataset, data_dir=data_dir)
+
+
+@functools.cache
+def _table(dataset: str, data_dir: str | None) -> Table:
+  return load_table(dataset, data_dir)
 
 
 @functools.cache

@@ -42,8 +42,8 @@ class RunConfig:
     base_optimizer: one of `base_optimizers.base_optimizer_names()`.
     learning_rate: at the start.
     seed: of the initial parameters and of the random trigger.
-    isgd: ISGD's settings; the methods `'paper-isgd'` and `'skip'` take the
-      control chart from there.
+    isgd: ISGD's settings; the methods `'paper-isgd'`, `'skip'` and `'reset'`
+      take the control chart from there.
     decay_evaluations: gradient evaluations over which the learning rate falls
       to zero, as half a cosine; 0 where it is constant.
   """
@@ -61,7 +61,7 @@ class RunConfig:
     match self.method:
       case 'isgd':
         return self.isgd
-      case 'paper-isgd' | 'skip':
+      case 'paper-isgd' | 'skip' | 'reset':
         return Algorithm(self.method, self.isgd.chart)
       case 'twice':
         return Algorithm(num_base_steps=2)

@@ -6,6 +6,7 @@ minutes. The large forms are for an accelerator.
 
 import dataclasses
 
+from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.tasks import Task
 
@@ -284,6 +285,15 @@ _WORKLOADS = (
   ),
 )
 
+_REAL_STREAMS = Workload(
+  'real-streams',
+  'Real streams: tables in time order, and shuffled',
+  real_streams.TASKS,
+  methods=('base', 'twice', 'isgd', 'isgd-probation', 'skip', 'reset'),
+  has_loss_adaptive=False,
+  has_traces=False,
+)
+
 _BY_NAME = {workload.name: workload for workload in _WORKLOADS}
 _ABLATION_TASKS = (
   ('drift-labels', 0),
@@ -303,7 +313,11 @@ _ABLATION = Workload(
   has_traces=False,
 )
 
-WORKLOADS = {**_BY_NAME, _ABLATION.name: _ABLATION}
+WORKLOADS = {
+  **_BY_NAME,
+  _ABLATION.name: _ABLATION,
+  _REAL_STREAMS.name: _REAL_STREAMS,
+}
 
 
 def _enlarged(workload: Workload, **kwargs) -> Workload:

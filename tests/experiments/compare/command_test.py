@@ -102,7 +102,8 @@ def test_a_budget_is_kept_in_whole_epochs_or_segments(name):
   for task in WORKLOADS[name].tasks:
     budget = task.num_batches // 2 + 1
     shorter = with_budget(task, budget)
-    parts = task.num_segments or task.num_epochs
+    # A table is cut at any batch.
+    parts = task.num_segments or task.num_epochs or task.num_batches
     assert 0 < shorter.num_batches <= budget
     assert budget - shorter.num_batches < task.num_batches / parts
     assert shorter.name == task.name

@@ -51,9 +51,9 @@ def assert_nothing_is_cut_off(path):
 
 def test_no_two_methods_look_alike():
   styles = figures.method_styles([*figures.METHOD_STYLES, 'u', 'v', 'w'])
-  assert len({(style.color, style.line) for style in styles.values()}) == 15
+  assert len({(style.color, style.line) for style in styles.values()}) == 17
   for attribute in ('marker', 'title'):
-    assert len({getattr(s, attribute) for s in styles.values()}) == 15
+    assert len({getattr(s, attribute) for s in styles.values()}) == 17
 
 
 def test_a_method_looks_the_same_whatever_stands_beside_it():
