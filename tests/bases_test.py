@@ -154,10 +154,12 @@ def test_it_works_around_every_base(name, wrapper):
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params))
   assert int(info.num_steps) == 44
   assert int(info.num_undertrained) > 0
-  if name != 'sam':  # Every other step of its own climbs.
+  # Every other step of sam climbs, and the memory of L-BFGS may seem to.
+  if name not in ('sam', 'lbfgs without a search'):
     assert int(info.num_chases_refused) == 0
   if wrapper == 'isgd':
-    assert int(info.num_gradient_evaluations) > 44
+    is_chased = int(info.num_gradient_evaluations) > 44
+    assert is_chased or name == 'lbfgs without a search'
   else:
     assert int(info.num_skipped) > 0
 

@@ -27,10 +27,11 @@ CORE = (
   # The public names.
   ('',),
   ('training', 'plotting', 'sampling', 'batch_size'),
-  ('_isgd', '_actions', '_mean_loss'),
-  ('_info',),
+  ('_isgd', '_actions', '_mean_loss', '_describe'),
   ('_chase',),
-  ('_charts', '_devices', '_frozen_update', '_convolution'),
+  ('_info',),
+  ('_charts',),
+  ('_devices', '_frozen_update', '_convolution'),
   ('_checks',),
 )
 LAYERS = tuple(

@@ -237,17 +237,17 @@ class Base(NamedTuple):
 
     So it does where the sign and the rate come after `isgd` in a chain. Its
     update alone does not tell: old momentum may climb, and often does where a
-    chase is due. Nor does what in it answers to the gradient, where the state
-    takes in differences of gradients, as L-BFGS does. It climbs if both say so.
+    chase is due. (L-BFGS, whose memory takes in the difference to the gradient
+    before, may seem to climb too, and is then not chased with.)
     """
     if stored_values.has_any(self.state):
       # A line search sees to its own direction, and is dear to ask.
       return jnp.zeros((), bool)
-    along = lambda u: trees.inner(
-      grad, u, jax.tree.map(lambda _: True, grad), dtype
+    response = self.response(updates)
+    slope = jax.tree.map(
+      lambda g, r: jnp.sum(g.astype(dtype) * r.astype(dtype)), grad, response
     )
-    base_updates, _ = self.update(updates, self.state, self.params)
-    return (along(base_updates) > 0) & (along(self.response(updates)) < 0)
+    return trees.sum_of(jax.tree.leaves(slope), dtype) < 0
 
 
 def chase_from(

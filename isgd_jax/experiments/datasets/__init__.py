@@ -10,12 +10,12 @@ from isgd_jax.experiments.datasets._dataset import Source
 from isgd_jax.experiments.datasets._debian_texts import load_texts
 from isgd_jax.experiments.datasets._load import dataset_names
 from isgd_jax.experiments.datasets._load import load_dataset
+from isgd_jax.experiments.datasets._load_table import load_table
+from isgd_jax.experiments.datasets._load_table import table_names
 from isgd_jax.experiments.datasets._speeches import DatedTexts
 from isgd_jax.experiments.datasets._speeches import load_speeches
 from isgd_jax.experiments.datasets._split import hold_out
 from isgd_jax.experiments.datasets._table import Table
-from isgd_jax.experiments.datasets._table import load_table
-from isgd_jax.experiments.datasets._table import table_names
 
 __all__ = [
   'ArraySource',
