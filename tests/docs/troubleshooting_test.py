@@ -107,7 +107,7 @@ def test_a_module_that_is_merged_anew_raises_in_the_chase():
 
 
 def test_without_grad_a_chase_behind_clipping_follows_the_clipped_gradient():
-  solver = isgd_jax.gradient_descent(0.001)
+  solver = isgd_jax.gradient_descent(0.01)
   clipped = optax.chain(
     optax.clip(0.1),
     isgd_jax.isgd(
