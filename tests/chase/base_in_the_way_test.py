@@ -220,3 +220,32 @@ def test_outside_jit_a_step_that_flags_nothing_compiles_nothing():
     params = optax.apply_updates(params, updates)
   jax.monitoring.clear_event_listeners()
   assert compiled == []
+
+
+@pytest.mark.parametrize('probation', [False, True])
+@pytest.mark.parametrize('is_jitted', [False, True])
+def test_forward_mode_goes_through_two_steps_and_reverse_mode_says_why_not(
+  probation, is_jitted
+):
+  """Two steps of rate 0.1 on |p - 1|^2 leave 0.64 of the distance."""
+  optimizer = isgd_jax.isgd(
+    optax.sgd(0.1), isgd_jax.shewhart(5), probation=probation
+  )
+  distance = lambda p: jnp.sum(jnp.square(p - 1.0))
+
+  def two_steps(params):
+    state = optimizer.init(params)
+    for _ in range(2):
+      value, grads = jax.value_and_grad(distance)(params)
+      updates, state = optimizer.update(
+        grads, state, params, value=value, value_fn=distance
+      )
+      params = optax.apply_updates(params, updates)
+    return params
+
+  push = lambda p: jax.jvp(two_steps, (p,), (jnp.ones(3),))
+  params, tangent = (jax.jit(push) if is_jitted else push)(jnp.zeros(3))
+  np.testing.assert_allclose(params, 0.36, rtol=1e-5)
+  np.testing.assert_allclose(tangent, 0.64, rtol=1e-5)
+  with pytest.raises(ValueError, match='Reverse-mode differentiation does not'):
+    jax.jit(jax.grad(lambda p: jnp.sum(two_steps(p))))(jnp.zeros(3))
