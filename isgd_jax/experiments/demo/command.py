@@ -275,7 +275,8 @@ def _rules(
     'by seed, leaves zero out; no different: it does not. Points are the '
     'medians of these differences. '
     + luck(min((len(row.accuracy) for row in rows), default=0)),
-    f'ISGD: isgd_jax.shewhart({settings}), all else as the library has it.',
+    f'ISGD: isgd_jax.shewhart({settings}), chases that lead at once '
+    '(probation=False), all else as the library has it.',
     f'Rates tuned on seeds {seeds("tuning")}; reported on seeds '
     f'{seeds("reporting")}.',
     summary_lib.describe_time(rows),
