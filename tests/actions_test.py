@@ -572,14 +572,14 @@ def test_violated_rules_reach_the_info():
   assert rules[15] == 0b11
 
 
-ACTIONS = {
+OF_A_CHART = {
   'isgd': lambda chart: isgd_jax.isgd(optax.sgd(0.1), chart),
   'skip': lambda chart: isgd_jax.skip_out_of_control(optax.sgd(0.1), chart),
   'watch': lambda chart: isgd_jax.watch(chart),
 }
 
 
-@pytest.mark.parametrize('action', ACTIONS)
+@pytest.mark.parametrize('action', OF_A_CHART)
 @pytest.mark.parametrize(
   'other',
   [
@@ -594,7 +594,7 @@ def test_the_state_of_another_chart_is_named_before_anything_is_computed(
   action, other
 ):
   """As `flax.serialization.from_bytes` restores it, which checks no shapes."""
-  optimizer = ACTIONS[action](isgd_jax.shewhart(9))
+  optimizer = OF_A_CHART[action](isgd_jax.shewhart(9))
   params = jnp.ones(3)
   state = optimizer.init(params)
   restored = state._replace(chart_state=other.init())
@@ -605,7 +605,7 @@ def test_the_state_of_another_chart_is_named_before_anything_is_computed(
     optimizer.update(params, restored, params, value=1.0, value_fn=value_fn)
 
 
-@pytest.mark.parametrize('action', ACTIONS)
+@pytest.mark.parametrize('action', OF_A_CHART)
 @pytest.mark.parametrize('is_jitted', [False, True])
 def test_a_chart_of_ones_own_may_answer_in_python_numbers(action, is_jitted):
   chart = isgd_jax.ControlChart(
@@ -615,7 +615,7 @@ def test_a_chart_of_ones_own_may_answer_in_python_numbers(action, is_jitted):
       isgd_jax.ChartReading(1.0, 0.5, -1.0, 2.0, True, False),
     ),
   )
-  optimizer = ACTIONS[action](chart)
+  optimizer = OF_A_CHART[action](chart)
   params = jnp.ones(3)
   value_fn = lambda p: jnp.sum(jnp.square(p))
   step = lambda state: optimizer.update(

@@ -329,7 +329,7 @@ def _ask_base(
       else is_uphill,
     )
 
-  is_moved = jax.tree.map(lambda u: jnp.zeros(u.shape, bool), base_updates)
+  is_moved = jax.tree.map(lambda u: jnp.zeros_like(u, bool), base_updates)
   return control_flow.run_once_if(
     batch.is_undertrained, ask, _Answer(is_moved, is_uphill)
   )

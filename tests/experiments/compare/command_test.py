@@ -10,6 +10,7 @@ from isgd_jax.experiments.compare import command as compare_lib
 from isgd_jax.experiments.compare.command import CompareConfig
 from isgd_jax.experiments.compare.command import compare
 from isgd_jax.experiments.compare.command import with_budget
+from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.runs import runner
 from isgd_jax.experiments.runs.ablation import VARIANTS
@@ -101,6 +102,10 @@ def test_what_is_wrong_is_told_before_anything_is_made(
 def test_a_budget_is_kept_in_whole_epochs_or_segments(name):
   for task in WORKLOADS[name].tasks:
     budget = task.num_batches // 2 + 1
+    if task.is_table and budget < 20:
+      with pytest.raises(InputError, match='give at least 20'):
+        with_budget(task, budget)
+      continue
     shorter = with_budget(task, budget)
     # A table is cut at any batch.
     parts = task.num_segments or task.num_epochs or task.num_batches

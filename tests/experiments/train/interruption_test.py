@@ -49,7 +49,7 @@ main()
 # No file of this process can grow beyond 100 kB, as on a full disk.
 FULL_DISK = f"""
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (130_000, 130_000))
 {RUN}
 """
 

@@ -110,6 +110,7 @@ def test_totals_go_on_after_a_resumption(tmp_path):
     'num_steps': 3,
     'num_undertrained': 2,
     'num_chases_reverted': 1,
+    'num_chases_undone': 0,
     'num_examples': 23,
     'num_undecodable': 1,
     'num_well_trained': 0,

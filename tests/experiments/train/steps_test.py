@@ -169,6 +169,7 @@ def test_reports_agree_with_the_chart():
     window_size=15,
     sigma_multiplier=2.0,
     flagged_losses='keep',
+    probation=False,
     optimizer={'learning_rate': 0.1},
   )
   _, report = run(programs, drifting_records())
@@ -306,12 +307,14 @@ def test_every_option_of_isgd_reaches_it():
     'window_size': 15,
     'sigma_multiplier': 3.0,
     'flagged_losses': 'keep',
+    'probation': False,
     'optimizer': {'learning_rate': 0.1},
   }
   records = list(drifting_records())
   default = run(build(**common), records)[0].params
   for option in (
     {'method': 'base'},
+    {'probation': True},
     {'method': 'paper-isgd'},
     {'sigma_multiplier': 1.0},
     {'flagged_losses': 'winsorize'},
