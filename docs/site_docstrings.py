@@ -29,7 +29,10 @@ def _public_names() -> dict[str, str]:
   """Where each public name is documented: `shewhart` in `isgd_jax.shewhart`."""
   names = {}
   for module in ('batch_size', 'plotting', 'sampling', 'training', '__init__'):
-    tree = ast.parse((_ROOT / f'isgd_jax/{module}.py').read_text())
+    path = _ROOT / 'isgd_jax' / module
+    is_folder = path.is_dir()
+    source = path / '__init__.py' if is_folder else path.with_suffix('.py')
+    tree = ast.parse(source.read_text())
     found = [
       node.name
       for node in tree.body
