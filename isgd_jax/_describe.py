@@ -31,11 +31,13 @@ def describe_chases(info: ISGDInfo) -> str:
     >>> info = isgd_jax.get_info(optimizer.init(jnp.zeros(3)))
     >>> print(isgd_jax.describe_chases(info))
     No chase was judged: the chart has no limits yet, after 0 steps.
-    >>> print(isgd_jax.describe_chases(info._replace(
+    >>> info = info._replace(
     ...     num_chases_judged=9, num_chases_paid=7, num_chases_undone=2,
-    ...     mean_chase_gain=1.3)))
-    7 of 9 judged chases lowered the losses of the batches after them, by 1.3
-    sigma a batch on average; 2 were undone.
+    ...     mean_chase_gain=1.3)
+    >>> first, second = isgd_jax.describe_chases(info).split(', ')
+    >>> print(first); print(second)
+    7 of 9 judged chases lowered the losses of the batches after them
+    by 1.3 sigma a batch on average; 2 were undone.
   """
   if np.ndim(info.num_steps):
     raise ValueError(

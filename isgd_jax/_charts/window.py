@@ -83,7 +83,7 @@ def take_in(
   loss = bounded(loss, window_size, limits)
   place = _locate(state.num_taken_in, window_size)
   state = _write(state, place, loss, is_finite, window_size)
-  return _summarise(state, place, window_size)
+  return _summarise(state, place, is_finite, window_size)
 
 
 def _locate(num_taken_in: jax.Array, window_size: int) -> Place:
@@ -117,9 +117,9 @@ def _write(
 
 
 def _summarise(
-  state: WindowState, place: Place, window_size: int
+  state: WindowState, place: Place, is_changed: jax.Array, window_size: int
 ) -> WindowState:
-  """Makes the summaries of the place's block and group anew."""
+  """Makes the summaries of the place's block and group anew, if changed."""
   _, num_blocks, block_size = _shape(window_size)
   group, block, zero = place.group, place.block, jnp.int32(0)
   start_of_group = group * (num_blocks * block_size)
@@ -129,8 +129,13 @@ def _summarise(
   start = start_of_group + block * block_size
   new = _of_values(losses, _count_from(state, start, block_size, window_size))
   if state.block_summaries is not None:
+    old = jax.lax.dynamic_slice(
+      state.block_summaries, (group, zero, block), (1, 3, 1)
+    )
     summaries = jax.lax.dynamic_update_slice(
-      state.block_summaries, new[None, :, None], (group, zero, block)
+      state.block_summaries,
+      jnp.where(is_changed, new[None, :, None], old),
+      (group, zero, block),
     )
     state = state._replace(block_summaries=summaries)
     starts = block_size * jnp.arange(num_blocks, dtype=jnp.int32)
@@ -141,9 +146,12 @@ def _summarise(
       summaries, (group, zero, zero), (1, 3, num_blocks)
     )
     new = _combine(of_group[0], counts)
+  old = jax.lax.dynamic_slice(state.group_summaries, (zero, group), (3, 1))
   return state._replace(
     group_summaries=jax.lax.dynamic_update_slice(
-      state.group_summaries, new[:, None], (zero, group)
+      state.group_summaries,
+      jnp.where(is_changed, new[:, None], old),
+      (zero, group),
     )
   )
 

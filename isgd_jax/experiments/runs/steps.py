@@ -121,6 +121,7 @@ def compile_step(
     ValueError: a name is unknown.
 
   Example:
+    >>> import numpy as np
     >>> from isgd_jax.experiments.models import build_model
     >>> model = build_model('mlp', (8, 8, 1), 10)
     >>> batch = np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, np.int32)
