@@ -154,7 +154,7 @@ def isgd(
     probation: whether chases must prove themselves. A chase then leads only
       while those before it lowered the losses of the batches *after* them; else
       it is tried in the shadow, and the parameters are those of the base
-      optimizer, bit for bit. One evaluation more on each of the four batches
+      optimizer (op by op to the bit, under jit to rounding). One evaluation more on each of the four batches
       after a chase that is judged, one copy of the parameters more in the
       state, and a chase only where all extra evaluations stay within 20 % of
       the training steps (four more, of its probation, may follow). None

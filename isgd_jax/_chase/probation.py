@@ -20,8 +20,8 @@ where :math:`A_j` is what chase j took off its own batch. Chases are *trusted*
 while :math:`s > 0`, :math:`s \ge c \sqrt q` (they gained more than they
 scatter) and :math:`s \ge \kappa a` (what they gain is not a small coin beside
 what they move). While they are trusted the chased parameters lead; else those
-of the base optimizer do, bit for bit, and a chase is only tried in the shadow,
-at the cost of its evaluations and of nothing else.
+of the base optimizer do, unchanged, and a chase is only tried in the shadow, at
+the cost of its evaluations and of nothing else.
 """
 
 from __future__ import annotations
