@@ -154,8 +154,8 @@ def isgd(
     probation: whether chases must prove themselves. A chase then leads only
       while those before it lowered the losses of the batches *after* them; else
       it is tried in the shadow, and the parameters are those of the base
-      optimizer (op by op to the bit, under jit to rounding). One evaluation more on each of the four batches
-      after a chase that is judged, one copy of the parameters more in the
+      optimizer (op by op to the bit, under jit to rounding). One evaluation
+      more on each of the four batches after a chase that is judged, one copy of the parameters more in the
       state, and a chase only where all extra evaluations stay within 20 % of
       the training steps (four more, of its probation, may follow). None
       stands for True where chases are in place of the base update, under the
