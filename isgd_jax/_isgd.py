@@ -155,11 +155,12 @@ def isgd(
       while those before it lowered the losses of the batches *after* them; else
       it is tried in the shadow, and the parameters are those of the base
       optimizer (op by op to the bit, under jit to rounding). One evaluation
-      more on each of the four batches after a chase that is judged, one copy of the parameters more in the
-      state, and a chase only where all extra evaluations stay within 20 % of
-      the training steps (four more, of its probation, may follow). None
-      stands for True where chases are in place of the base update, under the
-      guard and with a frozen base state; elsewhere it cannot be.
+      more on each of the four batches after a chase that is judged, one copy of
+      the parameters more in the state, and a chase only where all extra
+      evaluations stay within 20 % of the training steps (four more, of its
+      probation, may follow). None stands for True where chases are in place of
+      the base update, under the guard and with a frozen base state; elsewhere
+      it cannot be.
     axis_name: name or names of the device axis that the losses are averaged
       over, as in :func:`value_and_grad`; `updates` must be an average already,
       `value` may be. Not needed under plain `jax.jit`, sharded or not.
