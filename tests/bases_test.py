@@ -3,6 +3,8 @@
 docs/troubleshooting.md has the list of those that do not.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,12 +43,19 @@ def _chain_with_sgd(transformation):
   return optax.chain(transformation, optax.sgd(RATE))
 
 
+def _those_of(module, names, *args):
+  """The named optimizers that this version of Optax has."""
+  return {
+    name: functools.partial(getattr(module, name), *args)
+    for name in names
+    if hasattr(module, name)
+  }
+
+
 BASES = {
-  **{n: (lambda n=n: getattr(optax, n)(RATE)) for n in OF_A_RATE},
-  **{
-    n: (lambda n=n: getattr(optax.contrib, n)(RATE)) for n in CONTRIB_OF_A_RATE
-  },
-  **{n: (lambda n=n: getattr(optax.contrib, n)()) for n in CONTRIB_OF_NO_RATE},
+  **_those_of(optax, OF_A_RATE, RATE),
+  **_those_of(optax.contrib, CONTRIB_OF_A_RATE, RATE),
+  **_those_of(optax.contrib, CONTRIB_OF_NO_RATE),
   'noisy_sgd': lambda: optax.noisy_sgd(RATE, key=0),
   'lbfgs': lambda: optax.lbfgs(),
   'lbfgs without a search': lambda: optax.lbfgs(RATE, linesearch=None),
