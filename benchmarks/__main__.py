@@ -18,6 +18,8 @@ PARTS = (
   'peer_cost',
   'data_parallel_cost',
   'loop_trial',
+  'scan_cost',
+  'stream_speed',
   'chart_cost',
   'training_run',
   'many_seeds',

@@ -222,3 +222,53 @@ def test_the_program_grows_in_proportion_to_the_number_of_leaves(solver):
     return compiled.as_text().count('\n')
 
   assert num_instructions(24) < 2.1 * num_instructions(12)
+
+
+def kernels_of_a_step_in_a_scan(optimizer):
+  """Fusions and copies of a step in a scan; each costs tens of nanoseconds."""
+  params = [
+    (jnp.zeros((8, 32)), jnp.zeros(32)),
+    (jnp.zeros((32, 10)), jnp.zeros(10)),
+  ]
+
+  def step(carry, batch):
+    params, opt_state = carry
+    value, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = optimizer.update(
+      grads,
+      opt_state,
+      params,
+      value=value,
+      value_fn=lambda p: loss_fn(p, batch),
+    )
+    return (optax.apply_updates(params, updates), opt_state), value
+
+  batches = jnp.zeros((64, 1, 8)), jnp.zeros((64, 1), jnp.int32)
+  with jax.numpy_dtype_promotion('standard'):
+    carry = params, optimizer.init(params)
+    compiled = (
+      jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches))
+      .lower(carry, batches)
+      .compile()
+    )
+  text = compiled.as_text()
+  entry = text[text.index('\nENTRY') :]
+  body = re.search(r'while\(.*?body=%?([\w.\-]+)', entry)[1]
+  lines = text[text.index(f'\n%{body} ') :].splitlines()[1:]
+  lines = lines[: lines.index('}')]
+  return sum(bool(re.search(r' (fusion|copy)\(', line)) for line in lines)
+
+
+@since_jax_0_10_2
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize(('probation', 'most'), [(False, 41), (True, 47)])
+def test_a_small_step_in_a_scan_pays_for_few_kernels(base, probation, most):
+  """Much of what reads only numbers of the batch stays inside the loop."""
+  chart = isgd_jax.default_chart(50)
+  of_base = kernels_of_a_step_in_a_scan(
+    optax.with_extra_args_support(BASES[base])
+  )
+  with_isgd = kernels_of_a_step_in_a_scan(
+    isgd_jax.isgd(BASES[base], chart, probation=probation)
+  )
+  assert of_base < with_isgd <= of_base + most

@@ -88,9 +88,12 @@ def take_in(
 
 def _locate(num_taken_in: jax.Array, window_size: int) -> Place:
   """The place of the next value."""
-  _, num_blocks, block_size = _shape(window_size)
+  num_groups, num_blocks, block_size = _shape(window_size)
   group_size = num_blocks * block_size
   position = next_position(num_taken_in, window_size)
+  zero = jnp.zeros_like(position)
+  if num_groups * num_blocks == 1:
+    return Place(zero, zero, position)
   group = jax.lax.div(position, jnp.int32(group_size))
   in_group = position - group * group_size
   block = jax.lax.div(in_group, jnp.int32(block_size))
@@ -161,9 +164,24 @@ def _of_values(losses: jax.Array, count: jax.Array) -> jax.Array:
   is_in = jnp.arange(len(losses), dtype=jnp.int32) < count
   anchor = losses[0]
   deviations = jnp.where(is_in, losses - anchor, 0.0)
-  offset = jnp.sum(deviations) / jnp.maximum(count, 1).astype(losses.dtype)
-  root = _norm(jnp.where(is_in, deviations - offset, 0.0))
+  total, size = _sum_with_absolute(deviations)
+  offset = total / jnp.maximum(count, 1).astype(losses.dtype)
+  # Between half and n times the largest deviation, as the anchor is a value.
+  scale = jnp.where(size > 0, size, 1.0)
+  squares = jnp.square(jnp.where(is_in, (deviations - offset) / scale, 0.0))
+  root = scale * jnp.sqrt(jnp.sum(squares))
   return jnp.stack([anchor, offset, root])
+
+
+def _sum_with_absolute(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Sums of the values and of their absolute values, in one pass."""
+  zero = jnp.zeros((), values.dtype)
+  return jax.lax.reduce(
+    (values, jnp.abs(values)),
+    (zero, zero),
+    lambda x, y: (x[0] + y[0], x[1] + y[1]),
+    (0,),
+  )
 
 
 def _combine(summaries: jax.Array, counts: jax.Array) -> jax.Array:

@@ -68,7 +68,9 @@ class Trust(NamedTuple):
     num_judged: chases judged since init, int32.
     num_paid: of these, the ones with a positive gain, int32.
     num_undone: chases undone on probation since init, int32.
-    total_gain: mean gain a batch, in sigmas, summed over the judged chases.
+    mean_gain: gain of a judged chase a batch, in sigmas, the mean.
+    ratio: `gain` over the least at which chases are trusted, so that it is from
+      1 on that they are; 0 without a record. Kept, not computed in each step.
   """
 
   gain: jax.Array
@@ -86,14 +88,15 @@ class Trust(NamedTuple):
   num_judged: jax.Array
   num_paid: jax.Array
   num_undone: jax.Array
-  total_gain: jax.Array
+  mean_gain: jax.Array
+  ratio: jax.Array
 
 
 class PackedTrust(NamedTuple):
   """A :class:`Trust` in two leaves: each leaf of a state costs a microsecond.
 
   Attributes:
-    floats: the floating fields, float[6].
+    floats: the floating fields, float[7].
     integers: the integer and boolean fields, int32[10].
   """
 
@@ -103,7 +106,7 @@ class PackedTrust(NamedTuple):
 
 _FLOATS = (
   *('gain', 'gain_squared', 'own_gain', 'current_gain', 'current_own_gain'),
-  'total_gain',
+  *('mean_gain', 'ratio'),
 )
 _BOOLEANS = ('is_on_probation', 'leads')
 _INTEGERS = tuple(name for name in Trust._fields if name not in _FLOATS)
@@ -162,11 +165,9 @@ class Report(NamedTuple):
 
 def report(trust: Trust) -> Report:
   """The record in a user's terms."""
-  least = _least_gain(trust)
-  num_judged = jnp.maximum(trust.num_judged, 1).astype(trust.gain.dtype)
   return Report(
-    trust=jnp.where(least > 0, trust.gain / jnp.where(least > 0, least, 1), 0),
-    mean_gain=trust.total_gain / num_judged,
+    trust=trust.ratio,
+    mean_gain=trust.mean_gain,
     is_on_probation=trust.is_on_probation,
     num_judged=trust.num_judged,
     num_paid=trust.num_paid,
@@ -216,6 +217,12 @@ def settle(
   )
   gain = trust.current_gain
   share = trust.age.astype(gain.dtype) / NUM_BATCHES
+  gain_a_batch = (
+    gain
+    / jnp.where(sigma > 0, sigma, 1.0)
+    / jnp.maximum(trust.age, 1).astype(gain.dtype)
+  )
+  num_judged = (trust.num_judged + 1).astype(gain.dtype)
   settled = trust._replace(
     gain=_FORGETTING * trust.gain + gain,
     gain_squared=_FORGETTING * trust.gain_squared + jnp.square(gain),
@@ -223,10 +230,11 @@ def settle(
     is_on_probation=jnp.zeros((), bool),
     num_judged=trust.num_judged + 1,
     num_paid=trust.num_paid + (gain > 0).astype(jnp.int32),
-    total_gain=trust.total_gain
-    + gain
-    / jnp.where(sigma > 0, sigma, 1.0)
-    / jnp.maximum(trust.age, 1).astype(gain.dtype),
+    mean_gain=trust.mean_gain + (gain_a_batch - trust.mean_gain) / num_judged,
+  )
+  least = _least_gain(settled)
+  settled = settled._replace(
+    ratio=jnp.where(least > 0, settled.gain / jnp.where(least > 0, least, 1), 0)
   )
   is_undone = is_due & trust.leads & (settled.gain < 0)
   does_pay = is_trusted(settled)
@@ -269,7 +277,8 @@ def admit(
   allowed = _EXTRA_SHARE * (num_steps + 1).astype(dtype)
   most = num_extra.astype(dtype) + jnp.asarray(max_steps, dtype) + 1
   would = is_flagged & ~trust.is_on_probation & (most <= allowed)
-  waits = would & ~is_trusted(trust) & (trust.pause > 0)
+  # A pause is of chases that are not trusted: `settle` leaves no other.
+  waits = would & (trust.pause > 0)
   return (
     trust._replace(pause=trust.pause - waits.astype(jnp.int32)),
     would & ~waits,

@@ -72,28 +72,29 @@ def chase_on_probation(
   place. A chase moves in the place of the rival, which there is none of when
   one begins, so the gradient lives through it and is never computed anew.
   """
-  is_flagged = chase_step.is_chase_due(settings, batch)
 
   def trip(carry: _Carry) -> _Carry:
     """Evaluates the rival, or chases."""
+    inner = batch.inside(carry.is_probe)
+    is_flagged = chase_step.is_chase_due(settings, inner)
     trust = probation.unpack(carry.packed_trust)
-    # Else XLA hoists a product with the state out of this loop, into each step.
+    # As in `Batch.inside`: a product with the state, of the size of parameters.
     _, frozen_state = jax.lax.optimization_barrier((carry.is_probe, base_state))
     grad = optax.tree.cast_like(carry.slot, updates)
 
     def judge_rival(loss):
       """The record with the rival's loss in it, and whether it takes over."""
-      observed = probation.observe(trust, batch.loss, loss)
-      return probation.settle(observed, is_flagged, batch.sigma)
+      observed = probation.observe(trust, inner.loss, loss)
+      return probation.settle(observed, is_flagged, inner.sigma)
 
     result = chase_step.chase_from(
       settings,
       chase_step.Base(base_update, frozen_state, params, grad),
-      batch,
+      inner,
       grad,
       base_update(grad, frozen_state, params)[0],
       start=params,
-      start_grad=grad if batch.grad is None else batch.grad,
+      start_grad=grad if inner.grad is None else inner.grad,
       probe=loop.Probe(
         is_due=carry.is_probe,
         rival=carry.rival,
@@ -107,20 +108,20 @@ def chase_on_probation(
     admitted, is_to_chase = probation.admit(
       settled,
       is_flagged & ~is_undone,
-      batch.num_training_steps,
-      batch.num_extra_evaluations + num_evaluations,
+      inner.num_training_steps,
+      inner.num_extra_evaluations + num_evaluations,
       settings.max_chase_steps,
     )
     is_chased = ~carry.is_probe & ~result.is_reverted
     begun, leads = probation.begin(
-      trust, is_chased, own_gain=batch.loss - result.loss
+      trust, is_chased, own_gain=inner.loss - result.loss
     )
     slot, rival = _place_candidates(
       base_update, frozen_state, params, carry, result, is_undone, leads
     )
-    outcome = chase_step.outcome_of(result, batch.loss)
+    outcome = chase_step.outcome_of(result, inner.loss)
     outcome = outcome._replace(
-      final_loss=jnp.where(leads, outcome.final_loss, batch.loss)
+      final_loss=jnp.where(leads, outcome.final_loss, inner.loss)
     )
     return _Carry(
       is_due=carry.is_probe & is_to_chase,
@@ -139,7 +140,7 @@ def chase_on_probation(
 
   trust, is_to_chase = probation.admit(
     probation.unpack(state.packed_trust),
-    is_flagged,
+    chase_step.is_chase_due(settings, batch),
     batch.num_training_steps,
     batch.num_extra_evaluations,
     settings.max_chase_steps,

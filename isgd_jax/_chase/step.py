@@ -56,6 +56,17 @@ class Batch(NamedTuple):
   num_training_steps: jax.Array
   num_extra_evaluations: jax.Array
 
+  def inside(self, carried: jax.Array) -> Batch:
+    """The same, to be read in a loop that carries `carried`.
+
+    Else XLA hoists what is made of these numbers alone out of the loop: a dozen
+    kernels, which every step would then run.
+    """
+    names = [n for n in self._fields if n not in ('grad', 'value_and_grad_fn')]
+    numbers = [getattr(self, name) for name in names]
+    _, numbers = jax.lax.optimization_barrier((carried, numbers))
+    return self._replace(**dict(zip(names, numbers, strict=True)))
+
 
 # Optax's `update`, with the extra arguments bound: (updates, state, params).
 BaseUpdate = Callable[
@@ -82,12 +93,13 @@ def chase_or_update(
 
   def run(carry):
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
-    slot, _ = carry
+    slot, before = carry
+    inner = batch.inside(before.is_chased)
     grad = optax.tree.cast_like(slot, updates)
     result = chase_from(
       settings,
       Base(base_update, base_state, params, grad),
-      batch,
+      inner,
       grad,
       base_update(grad, base_state, params)[0],
       start=params,
@@ -106,7 +118,7 @@ def chase_or_update(
       params,
       slot,
     )
-    return left, outcome_of(result, batch.loss)
+    return left, outcome_of(result, inner.loss)
 
   # Wide enough for both a gradient and an update; a no-op where they agree.
   slot = jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params)
