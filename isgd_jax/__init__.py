@@ -35,6 +35,7 @@ from isgd_jax._chase.subproblem import Subproblem
 from isgd_jax._chase.subproblem import SubproblemSolver
 from isgd_jax._convolution import conv_general_dilated
 from isgd_jax._describe import describe_chases
+from isgd_jax._describe import info_dict
 from isgd_jax._devices.collectives import value_and_grad
 from isgd_jax._devices.microbatched import microbatched
 from isgd_jax._devices.shares import PaddedShards
@@ -58,6 +59,7 @@ __all__ = (
   'skip_out_of_control',
   'watch',
   'get_info',
+  'info_dict',
   'describe_chases',
   'scale_by_mean_loss',
   # Many devices, of equal and unequal speed.

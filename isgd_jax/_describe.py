@@ -1,11 +1,67 @@
-"""What came of the chases of a run, in one sentence."""
+"""The info for people and for loggers: in a sentence, and as plain numbers."""
 
 from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
 
+from isgd_jax import _checks
+from isgd_jax import _info
 from isgd_jax._info import ISGDInfo
+
+
+def info_dict(opt_state: optax.OptState) -> dict[str, float | int | bool]:
+  """The info as a plain dictionary, for any logger.
+
+  Nothing leaves the device before this is called; then two small arrays do, in
+  one transfer, and the step that made them is waited for. So call it every so
+  many steps, not in each.
+
+  In the state the info is packed into these two arrays, so
+  `optax.tree.get(opt_state, 'num_steps')` does not find it. By that way there
+  are the parts of the state: `'packed_info'`, `'chart_state'`, `'base_state'`,
+  `'probation_state'`, whatever the base optimizer's state names, and the states
+  by their classes, `'ISGDState'` say, which this function takes in turn.
+
+  Args:
+    opt_state: as for :func:`get_info`, and not traced.
+
+  Returns:
+    The fields of :class:`ISGDInfo` in their order, by name: Python floats, ints
+    and bools. What is not finite stays a float: `control_limit` is infinite in
+    Phase I. `json.dumps` writes that as `Infinity` and NaN as `NaN`, which
+    strict JSON does not have; leave such values out, or write None.
+
+  Raises:
+    ValueError: as :func:`get_info`; under a transformation such as `jax.jit`,
+      which has no numbers yet; or on the state of many runs or steps at once.
+
+  Examples:
+    >>> import json, math, jax.numpy as jnp, optax, isgd_jax
+    >>> optimizer = isgd_jax.isgd(optax.adam(1e-3), isgd_jax.shewhart(50))
+    >>> numbers = isgd_jax.info_dict(optimizer.init(jnp.zeros(3)))
+    >>> print(numbers['num_steps'], numbers['is_undertrained'])
+    0 False
+    >>> finite = {f'isgd/{k}': v for k, v in numbers.items() if math.isfinite(v)}
+    >>> print(json.dumps(finite, allow_nan=False)[:30])
+    {"isgd/loss": 0.0, "isgd/mean"
+  """
+  packed = _info.find_packed(opt_state)
+  if any(map(_checks.is_traced, packed)):
+    raise ValueError(
+      'info_dict needs numbers, and opt_state is traced, under jax.jit, scan, '
+      'vmap or grad. Call it on the state that the compiled step returns; '
+      'inside, take get_info, whose arrays can be returned or go to '
+      'jax.debug.callback.'
+    )
+  if np.ndim(packed.floats) != 1:
+    raise ValueError(
+      'opt_state must be of one run at one step, got an info with leading '
+      f'dimensions {np.shape(packed.floats)[:-1]}. Pass one of them, '
+      'jax.tree.map(lambda x: x[-1], opt_state), or use get_info.'
+    )
+  return _info.to_numbers(jax.device_get(packed))
 
 
 def describe_chases(info: ISGDInfo) -> str:

@@ -197,6 +197,11 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
     >>> print(info.num_steps)
     0
   """
+  return unpack(find_packed(opt_state))
+
+
+def find_packed(opt_state: optax.OptState) -> PackedInfo:
+  """The one packed info in an optimizer state; ValueError where none is."""
   is_packed = lambda node: isinstance(node, PackedInfo)
   infos = [
     node
@@ -209,7 +214,18 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
       f'watch), found {len(infos)} in a {type(opt_state).__name__}. Pass the '
       'state of an optimizer that contains exactly one.'
     )
-  return unpack(infos[0])
+  return infos[0]
+
+
+def to_numbers(packed: PackedInfo) -> dict[str, float | int | bool]:
+  """Plain Python numbers of an info that is on the host, in its order."""
+  floats, integers = (np.asarray(leaf).tolist() for leaf in packed)
+  numbers = dict(zip(_FLOATS, floats, strict=True))
+  numbers |= dict(zip(_INTEGERS, integers, strict=True))
+  return {
+    name: bool(numbers[name]) if name in _BOOLEANS else numbers[name]
+    for name in ISGDInfo._fields
+  }
 
 
 def initial_info(control_chart: chart_lib.ControlChart) -> PackedInfo:
