@@ -43,9 +43,9 @@ def info_dict(opt_state: optax.OptState) -> dict[str, float | int | bool]:
     >>> numbers = isgd_jax.info_dict(optimizer.init(jnp.zeros(3)))
     >>> print(numbers['num_steps'], numbers['is_undertrained'])
     0 False
-    >>> finite = {f'isgd/{k}': v for k, v in numbers.items() if math.isfinite(v)}
-    >>> print(json.dumps(finite, allow_nan=False)[:30])
-    {"isgd/loss": 0.0, "isgd/mean"
+    >>> finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
+    >>> print(json.dumps(finite, allow_nan=False)[:26])
+    {"loss": 0.0, "mean": 0.0,
   """
   packed = _info.find_packed(opt_state)
   if any(map(_checks.is_traced, packed)):

@@ -19,7 +19,7 @@ EXPERIMENTS = (
   ('runs', 'figures'),
   ('optimizers', 'streams'),
   ('datasets', 'models'),
-  ('statistics', 'files', 'environment', 'errors'),
+  ('statistics', 'files', 'environment', 'errors', 'progress'),
   # The package itself, which has no code.
   ('',),
 )
@@ -45,6 +45,7 @@ BESIDE = {
   ('isgd_jax.experiments.report', 'isgd_jax.experiments.demonstrate'),
   ('isgd_jax.experiments.files', 'isgd_jax.experiments.errors'),
   ('isgd_jax.experiments.statistics', 'isgd_jax.experiments.errors'),
+  ('isgd_jax.experiments.progress', 'isgd_jax.experiments.errors'),
   # A convolution is told apart by whether it runs on several devices.
   ('isgd_jax._convolution', 'isgd_jax._devices'),
 }

@@ -98,11 +98,22 @@ class Train:
   Only how long to train, how often to log, evaluate and save, and where the
   data lie may be given anew."""
 
+  skip_batches: str | None = None
+  """File of batches that get no update, neither of the network nor of the
+  chart: JSON lines with the "step" of one batch, or without it the "batch" of a
+  fixed cycle, in each epoch. An events.jsonl will do. Kept with the run."""
+
   def __call__(self) -> None:
     """Trains, and prints what came of it."""
     from isgd_jax.experiments.train import command
 
-    command.run(self.config, self.out, resume=self.resume, devices=self.devices)
+    command.run(
+      self.config,
+      self.out,
+      resume=self.resume,
+      devices=self.devices,
+      skip_batches=self.skip_batches,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

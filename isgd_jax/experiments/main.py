@@ -42,6 +42,7 @@ def main(args: Sequence[str] | None = None) -> None:
   """
   try:
     from isgd_jax.experiments import command_line
+    from isgd_jax.experiments import progress
     from isgd_jax.experiments.train import supervisor
 
     supervisor.start()
@@ -53,7 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
       and not supervisor.is_supervised()
     ):
       raise SystemExit(supervisor.supervise())
-    command()
+    with progress.lines_elsewhere():
+      command()
   except KeyboardInterrupt as error:
     _exit(
       _INTERRUPTED, f'interrupted: {error}' if error.args else 'interrupted'

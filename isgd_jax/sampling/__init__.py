@@ -10,6 +10,7 @@ from isgd_jax.sampling._fixed_cycle import batches_per_cycle
 from isgd_jax.sampling._fixed_cycle import fixed_cycle
 from isgd_jax.sampling._prefetch import PrefetchIterator
 from isgd_jax.sampling._prefetch import prefetch
+from isgd_jax.sampling._records import record_indices
 
 __all__ = (
   'CycleBatch',
@@ -17,4 +18,5 @@ __all__ = (
   'batches_per_cycle',
   'fixed_cycle',
   'prefetch',
+  'record_indices',
 )

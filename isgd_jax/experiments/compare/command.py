@@ -7,8 +7,8 @@ import sys
 from isgd_jax.experiments import files
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
-from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
@@ -20,11 +20,6 @@ from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.tasks import task_table
 from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
 from isgd_jax.experiments.runs.workloads import WORKLOADS
-
-try:
-  import tqdm
-except ImportError as error:
-  raise missing_extra('tqdm') from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,11 +188,8 @@ def compare(
   plans = _with_data(config.plans())
   path = files.prepare_output_folder(out) / config.file_name
   store = Store(path)
-  bar = tqdm.tqdm(
-    total=sum(plan.num_runs for plan in plans),
-    unit='run',
-    file=sys.stderr,
-    disable=None if show_progress is None else not show_progress,
+  bar = progress(
+    sum(plan.num_runs for plan in plans), unit='run', show=show_progress
   )
   try:
     with bar:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
 import pathlib
-import sys
 import textwrap
 from typing import Any
 
@@ -19,6 +18,7 @@ from isgd_jax.experiments.demo import summary as summary_lib
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import step_records
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
@@ -29,13 +29,6 @@ from isgd_jax.experiments.runs.runner import run_plan
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.training import RunResult
 from isgd_jax.experiments.statistics import luck
-
-try:
-  import tqdm
-except ImportError as error:
-  from isgd_jax.experiments.errors import missing_extra
-
-  raise missing_extra('tqdm') from error
 
 # The learning rates and the lengths of the tasks are chosen for it.
 _DATASETS = ('digits',)
@@ -184,12 +177,7 @@ def run_demo(
     if record['task'] == _DRAWN_TASK and record['seed'] == first:
       steps.extend(step_records.step_records(record['id'], result.metrics))
 
-  bar = tqdm.tqdm(
-    total=num_runs,
-    unit='run',
-    file=sys.stderr,
-    disable=None if show_progress is None else not show_progress,
-  )
+  bar = progress(num_runs, unit='run', show=show_progress)
   try:
     with bar:
       store = Store(path)

@@ -24,15 +24,10 @@ from isgd_jax.experiments.demonstrate.runs import run_outcome
 from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import data_error
-from isgd_jax.experiments.errors import missing_extra
+from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import tasks
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.workloads import WORKLOADS
-
-try:
-  import tqdm
-except ImportError as error:
-  raise missing_extra('tqdm') from error
 
 __all__ = [
   'LEARNING_RATES',
@@ -132,12 +127,12 @@ def run_demonstrations(
   path = files.prepare_output_folder(out) / _FILE
   records = {r['id']: r for r in _records(path) if r['id'] in plan}
   model = tasks.build_task_model(task)
-  bar = tqdm.tqdm(
-    total=len(plan),
+  bar = progress(
+    len(plan),
     initial=len(records),
-    desc='demonstrations',
+    title='demonstrations',
     unit='run',
-    disable=None if show_progress is None else not show_progress,
+    show=show_progress,
   )
   try:
     with bar:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import sys
 from typing import NamedTuple
 
 import jax
@@ -11,17 +10,12 @@ import numpy as np
 from isgd_jax import batch_size
 from isgd_jax.batch_size._step_timing import is_out_of_memory
 from isgd_jax.experiments.errors import InputError
-from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.plan_batch_size import losses
 from isgd_jax.experiments.plan_batch_size.bench import Bench
 from isgd_jax.experiments.plan_batch_size.losses import NoisePoint
+from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.train import inputs
-from isgd_jax.experiments.train.steps import unpack
-
-try:
-  import tqdm
-except ImportError as error:
-  raise missing_extra('tqdm') from error
+from isgd_jax.experiments.train.reports import unpack
 
 # The pilot's loss is smoothed over so many of its batches.
 _SMOOTHED_BATCHES = 10
@@ -208,13 +202,7 @@ def _bar(
   title: str, total: int, unit: str, show_progress: bool | None
 ) -> Iterator[Callable[..., None]]:
   """A bar on stderr, with the time left; yields what moves it on."""
-  bar = tqdm.tqdm(
-    desc=title,
-    total=total,
-    unit=unit,
-    file=sys.stderr,
-    disable=None if show_progress is None else not show_progress,
-  )
+  bar = progress(total, title=title, unit=unit, show=show_progress)
 
   def tick(count: int = 1) -> None:
     bar.update(count)

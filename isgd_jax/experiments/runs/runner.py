@@ -221,10 +221,8 @@ class _Runner:
       f'{task.name} {entry.base_optimizer} {entry.method.name}'
     )
     loss = summary['loss']
-    self._bar.set_postfix(
-      loss='diverged' if loss is None else f'{loss:.3f}',
-      evaluations=summary['num_gradient_evaluations'],
-      refresh=False,
+    self._bar.set_postfix_str(
+      'diverged' if loss is None else f'loss {loss:.3f}'
     )
     self._bar.update()
     return record

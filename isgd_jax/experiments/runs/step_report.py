@@ -20,6 +20,7 @@ _COUNTS = frozenset(
   {
     *('num_extra_steps', 'num_chase_steps', 'num_gradient_evaluations'),
     *('num_examples', 'num_undecodable', 'violated_rules'),
+    'num_chases_paid',
   }
 )
 _FLAGS = frozenset(

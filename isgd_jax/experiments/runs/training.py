@@ -4,7 +4,6 @@ from collections.abc import Callable
 import dataclasses
 import itertools
 import math
-import sys
 import time
 from typing import Any, NamedTuple
 
@@ -12,10 +11,10 @@ import jax
 import numpy as np
 
 from isgd_jax.experiments.errors import check_name
-from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
+from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import step_report
 from isgd_jax.experiments.runs.late_blocks import BLOCK_SIZE
 from isgd_jax.experiments.runs.late_blocks import LateBlocks
@@ -24,11 +23,6 @@ from isgd_jax.experiments.runs.steps import CompiledStep
 from isgd_jax.experiments.runs.steps import StepMetrics
 from isgd_jax.experiments.runs.steps import compile_step
 from isgd_jax.experiments.streams import Stream
-
-try:
-  import tqdm
-except ImportError as error:
-  raise missing_extra('tqdm') from error
 
 _ISGD = Algorithm('isgd')
 
@@ -292,12 +286,10 @@ class _Log:
     self._late = LateBlocks()
     self._blocks: list[np.ndarray] = []
     self._num_evaluations = 0
-    self._bar = tqdm.tqdm(
-      total=num_steps,
-      desc=f'{config.base_optimizer}/{config.method}',
-      unit='step',
-      file=sys.stderr,
-      disable=None if show_progress is None else not show_progress,
+    self._bar = progress(
+      num_steps,
+      title=f'{config.base_optimizer}/{config.method}',
+      show=show_progress,
     )
 
   def __enter__(self) -> '_Log':
@@ -335,10 +327,9 @@ class _Log:
       self._num_evaluations += int(metrics.num_gradient_evaluations.sum())
       self._bar.update(len(block))
       if not self._bar.disable:
-        self._bar.set_postfix(
-          loss=f'{metrics.loss.mean():.3f}',
-          accuracy=f'{metrics.accuracy.mean():.1%}',
-          flagged=f'{metrics.is_undertrained.mean():.1%}',
+        self._bar.set_postfix_str(
+          f'loss {metrics.loss.mean():.3f}, acc {metrics.accuracy.mean():.0%}, '
+          f'flagged {metrics.is_undertrained.mean():.1%}'
         )
 
   def metrics(self) -> StepMetrics:

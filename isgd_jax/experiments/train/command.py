@@ -10,9 +10,9 @@ import numpy as np
 import isgd_jax
 from isgd_jax import plotting
 from isgd_jax.experiments.errors import InputError
-from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.files import replace_file
+from isgd_jax.experiments.progress import say
 from isgd_jax.experiments.train import folder
 from isgd_jax.experiments.train import logs
 from isgd_jax.experiments.train import loop
@@ -22,11 +22,6 @@ from isgd_jax.experiments.train.devices import DevicesConfig
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
 
-try:
-  import tqdm
-except ImportError as error:
-  raise missing_extra('tqdm') from error
-
 PICTURE = 'control_chart.png'
 CYCLE_PICTURE = 'cycle.png'
 # More steps than a picture has pixels hide one another.
@@ -35,7 +30,12 @@ _ENDINGS = ('.png', '.pdf', '.svg')
 
 
 def run(
-  config: TrainConfig, out: str, *, resume: bool, devices: DevicesConfig
+  config: TrainConfig,
+  out: str,
+  *,
+  resume: bool,
+  devices: DevicesConfig,
+  skip_batches: str | None = None,
 ) -> None:
   """Trains, and prints the options and what came of it.
 
@@ -46,13 +46,19 @@ def run(
     out: its folder.
     resume: carry on the run in `out`.
     devices: where it computes.
+    skip_batches: file of batches that get no update, or None.
 
   Raises:
     Exception: as `loop.train`.
   """
   # Above the progress bar, where there is one.
   result = loop.train(
-    config, out, resume=resume, devices=devices, say=tqdm.tqdm.write
+    config,
+    out,
+    resume=resume,
+    devices=devices,
+    skip_batches=skip_batches,
+    say=say,
   )
   if jax.process_index() != 0:
     return
@@ -80,26 +86,49 @@ def summary(config: TrainConfig, result: loop.TrainResult) -> str:
     f'{evaluations:,} gradient evaluations.'
   ]
   if config.isgd.method != 'base':
+    lines.append(_judged(result.num_steps, totals))
+  if config.isgd.method != 'base' and totals['num_judged']:
     flagged = totals['num_undertrained']
     lines.append(
-      f'Under-trained batches: {flagged:,} ({flagged / result.num_steps:.2%}); '
+      f'Under-trained batches: {flagged:,} '
+      f'({flagged / totals["num_judged"]:.2%} of the judged ones); '
       f'chase steps: {totals["num_chase_steps"]:,} '
       f'({totals["num_chase_steps"] / evaluations:.2%} of the gradient '
       f'evaluations); chases that fell back to the base update: '
       f'{totals["num_chases_reverted"]:,}.'
     )
-  if config.isgd.method == 'isgd':
+  if config.isgd.method == 'isgd' and totals['num_judged']:
     # What is kept of the chart is small, and alike in all processes.
     kept = jax.device_get(result.state.opt_state.packed_info)
     lines.append(isgd_jax.describe_chases(isgd_jax.get_info(kept)))
   if config.isgd.method == 'skip':
-    lines.append(f'Batches dropped: {totals["num_skipped"]:,}.')
+    dropped = totals['num_skipped'] - totals['num_left_out']
+    lines.append(f'Batches dropped: {dropped:,}.')
+  if totals['num_left_out']:
+    lines.append(
+      f'Batches left out (--skip-batches): {totals["num_left_out"]:,}.'
+    )
   if totals['num_undecodable']:
     lines.append(
       f'Images that could not be decoded and did not count: '
       f'{totals["num_undecodable"]:,}, each as often as it came.'
     )
   return '\n'.join(lines)
+
+
+def _judged(num_steps: int, totals: dict[str, int]) -> str:
+  """How many batches the chart could judge."""
+  num_judged = totals['num_judged']
+  num_unjudged = num_steps - num_judged - totals['num_left_out']
+  if not num_judged:
+    return (
+      'No batch was judged: the window of the control chart did not fill, and '
+      'without limits nothing can be found out of control.'
+    )
+  text = f'Judged by the control chart: {num_judged:,} batches'
+  if num_unjudged:
+    text += f'; not judged, in Phase I: {num_unjudged:,}'
+  return f'{text}.'
 
 
 def draw_chart(

@@ -138,6 +138,41 @@ def train_cycle(
   )
 
 
+def record_numbers(
+  config: TrainConfig, dataset: datasets.Dataset
+) -> Callable[[int], list[int]]:
+  """The records that each training step trains on.
+
+  Args:
+    config: the run.
+    dataset: its data set.
+
+  Returns:
+    A function of the step, counted from 1 as in `metrics.jsonl`, that returns
+    the numbers of its records in the training part, from 0, in the batch's
+    order.
+
+  Example:
+    >>> config = TrainConfig()
+    >>> records = record_numbers(config, load_run_dataset(config))
+    >>> len(records(1)), records(1) == records(13)
+    (128, True)
+  """
+  data, num_records = config.data, len(dataset.train)
+
+  def records(step: int) -> list[int]:
+    return sampling.record_indices(
+      num_records,
+      data.batch_size,
+      step - 1,
+      seed=config.seed,
+      reshuffle=data.sampling == 'reshuffle',
+      last_batch=data.last_batch,
+    ).tolist()
+
+  return records
+
+
 def test_batches(
   config: TrainConfig,
   dataset: datasets.Dataset,

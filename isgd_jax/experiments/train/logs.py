@@ -1,29 +1,30 @@
 """What a run writes while it trains: JSON lines, and TensorBoard event files.
 
-`metrics.jsonl` (a line a step) and `evaluations.jsonl` hold no clock: a run
-that was stopped and carried on writes the very bytes of one that was not.
-`timing.jsonl` is for the seconds.
+`metrics.jsonl` (a line a step), `events.jsonl` and `evaluations.jsonl` hold no
+clock: a run that was stopped and carried on writes the very bytes of one that
+was not. `timing.jsonl` is for the seconds.
 """
 
 from collections.abc import Iterable, Sequence
 import contextlib
-import json
 import math
-import os
 import pathlib
 import time
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from isgd_jax.experiments.errors import InputError
-from isgd_jax.experiments.files import explained
 from isgd_jax.experiments.files import read_records
-from isgd_jax.experiments.files import to_json
-from isgd_jax.experiments.train.steps import StepReport
+from isgd_jax.experiments.files import write_records
+from isgd_jax.experiments.train.events import Events
+from isgd_jax.experiments.train.events import is_left_out
+from isgd_jax.experiments.train.json_lines import JsonLines
+from isgd_jax.experiments.train.reports import StepReport
 from isgd_jax.experiments.train.tensorboard import EventFile
 
 METRICS = 'metrics.jsonl'
+EVENTS = 'events.jsonl'
 EVALUATIONS = 'evaluations.jsonl'
 TIMING = 'timing.jsonl'
 TENSORBOARD = 'tensorboard'
@@ -39,76 +40,7 @@ _FIELD_OF_TOTAL = {
   'num_chases_undone': 'is_chase_undone',
   'num_gradient_evaluations': 'num_gradient_evaluations',
 }
-TOTALS = ('num_steps', *_FIELD_OF_TOTAL)
-
-
-class JsonLines:
-  r"""A file of JSON lines that a run appends to, and can take up again.
-
-  Every record has a `step`, and steps never fall.
-
-  Attributes:
-    kept: what the file held when it was opened, up to the step to go on from.
-
-  Example:
-    >>> import tempfile
-    >>> path = pathlib.Path(tempfile.mkdtemp(), 'metrics.jsonl')
-    >>> with JsonLines(path, last_step=0) as lines:
-    ...   lines.write([{'step': 1}, {'step': 2}])
-    >>> with JsonLines(path, last_step=1) as lines:
-    ...   lines.write([{'step': 2, 'again': True}])
-    >>> path.read_text()
-    '{"step": 1}\n{"step": 2, "again": true}\n'
-  """
-
-  kept: 'KeptLines'
-
-  def __init__(self, path: pathlib.Path, last_step: int):
-    """Opens the file and cuts off what lies behind a step.
-
-    Args:
-      path: made where it is missing.
-      last_step: lines of later steps are removed, and a torn last line.
-
-    Raises:
-      InputError: a line before that is damaged; the file is left as it is.
-      OutputError: the file cannot be written.
-    """
-    self._path = path
-    with explained(path):
-      path.touch()
-      self.kept = _lines_up_to(path, last_step)
-      self._file = open(path, 'ab', buffering=0)  # noqa: SIM115
-      self._file.truncate(self.kept.num_bytes)
-
-  def __enter__(self) -> Self:
-    return self
-
-  def __exit__(self, *exception: object) -> None:
-    self._file.close()
-
-  def write(self, records: list[dict[str, Any]]) -> None:
-    """Appends records, by one system call.
-
-    Args:
-      records: one a line; numbers that are not finite become null.
-
-    Raises:
-      OutputError: the file cannot be written.
-    """
-    text = ''.join(to_json(record) + '\n' for record in records).encode()
-    with explained(self._path):
-      while text:  # A disk that fills up takes a part before it refuses.
-        text = text[self._file.write(text) :]
-
-  def sync(self) -> None:
-    """Returns when all that was written is on the disk.
-
-    Raises:
-      OutputError: it cannot be.
-    """
-    with explained(self._path):
-      os.fsync(self._file.fileno())
+TOTALS = ('num_steps', 'num_judged', 'num_left_out', *_FIELD_OF_TOTAL)
 
 
 class RunLog:
@@ -121,13 +53,22 @@ class RunLog:
     totals: what the steps so far add up to, those before a resumption
       included, under the names in `TOTALS`.
     last_evaluation: the newest record of `evaluations.jsonl`, or None.
+    num_unjudged: steps since the chart last had limits, which are those of
+      Phase I; 0 while it has some.
   """
 
   folder: pathlib.Path
   totals: dict[str, int]
+  num_unjudged: int
   last_evaluation: dict[str, Any] | None
 
-  def __init__(self, folder: pathlib.Path, last_step: int, log_every: int):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    last_step: int,
+    log_every: int,
+    events: Events | None = None,
+  ):
     """Opens the files in a run's folder.
 
     Args:
@@ -135,8 +76,10 @@ class RunLog:
       last_step: the step that the run starts after; what the files hold of
         later ones is removed.
       log_every: steps between points in TensorBoard.
+      events: what finds the events of a run; none are written without.
 
     Raises:
+      InputError: a file has lost some of the steps before.
       OutputError: a file cannot be written.
     """
     self.folder = folder
@@ -160,7 +103,16 @@ class RunLog:
       self._stack = stack.pop_all()
     self.last_evaluation = self._evaluations.kept.last
     self.totals = dict.fromkeys(TOTALS, 0)
-    self._count(read_records(folder / METRICS))
+    self.num_unjudged = 0
+    kept = list(read_records(folder / METRICS))
+    self._count(kept)
+    self._events_of = events
+    if events is not None:
+      # They follow from the steps, whatever became of their file.
+      write_records(folder / EVENTS, events.of(kept))
+      self._event_lines = self._stack.enter_context(
+        JsonLines(folder / EVENTS, last_step)
+      )
     self._begin()
 
   def _begin(self) -> None:
@@ -215,6 +167,10 @@ class RunLog:
     ]
     self._metrics.write(records)
     self._count(records)
+    if self._events_of is not None:
+      events = list(self._events_of.of(records))
+      if events:
+        self._event_lines.write(events)
     now = time.perf_counter()
     seconds, self._clock = now - self._clock, now
     for record in records:
@@ -270,6 +226,14 @@ class RunLog:
     """Adds steps to the totals."""
     for record in records:
       self.totals['num_steps'] += 1
+      if is_left_out(record):
+        self.totals['num_left_out'] += 1
+      else:
+        # Records that are read back have None for what is not finite.
+        limit = record.get('control_limit')
+        is_judged = limit is not None and math.isfinite(limit)
+        self.totals['num_judged'] += is_judged
+        self.num_unjudged = 0 if is_judged else self.num_unjudged + 1
       for total, field in _FIELD_OF_TOTAL.items():
         # Runs of before probation have no such column.
         self.totals[total] += record.get(field, 0)
@@ -322,47 +286,3 @@ def _numbers(column: np.ndarray) -> list[Any]:
   if column.dtype == np.float32:
     return [float(str(x)) for x in column]
   return column.tolist()
-
-
-class KeptLines(NamedTuple):
-  """The lines of a file up to a step.
-
-  Attributes:
-    num_bytes: where the last of them ends.
-    num_lines: how many they are.
-    last: the last record, or None.
-  """
-
-  num_bytes: int
-  num_lines: int
-  last: dict[str, Any] | None
-
-
-def _lines_up_to(path: pathlib.Path, last_step: int) -> KeptLines:
-  """What to keep of a file; raises if some of it is lost among the rest."""
-  kept = KeptLines(0, 0, None)
-  bad_line = None
-  with open(path, 'rb') as file:
-    for number, line in enumerate(file, 1):
-      record = _record(line)
-      if record is None or record['step'] > last_step:
-        bad_line = bad_line or number
-      elif bad_line:
-        raise InputError(
-          f"line {bad_line} of '{path}' is damaged; the run cannot be carried "
-          'on. Put the file back, or begin another run'
-        )
-      else:
-        kept = KeptLines(kept.num_bytes + len(line), number, record)
-  return kept
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-  """The record of a whole line; None of any other."""
-  if not line.endswith(b'\n'):
-    return None
-  try:
-    record = json.loads(line)
-    return record if isinstance(record['step'], int) else None
-  except (ValueError, TypeError, KeyError):
-    return None

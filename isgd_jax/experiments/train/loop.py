@@ -1,25 +1,15 @@
 """The training loop: batches in, checkpoints and metrics out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import os
 import pathlib
-import sys
-import time
 from typing import NamedTuple
 
-import jax
-import numpy as np
-
-from isgd_jax import sampling
-from isgd_jax.experiments.errors import DataError
-from isgd_jax.experiments.errors import RunStopped
-from isgd_jax.experiments.errors import missing_extra
-from isgd_jax.experiments.runs.late_blocks import BLOCK_SIZE
-from isgd_jax.experiments.runs.late_blocks import Block
-from isgd_jax.experiments.runs.late_blocks import LateBlocks
+from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.train import folder
+from isgd_jax.experiments.train import left_out
 from isgd_jax.experiments.train import logs
 from isgd_jax.experiments.train import resumption
 from isgd_jax.experiments.train.checkpoints import Checkpoints
@@ -27,23 +17,20 @@ from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.connection import connected
 from isgd_jax.experiments.train.connection import losses_named
 from isgd_jax.experiments.train.devices import DevicesConfig
+from isgd_jax.experiments.train.events import Events
 from isgd_jax.experiments.train.inputs import read_ahead
-from isgd_jax.experiments.train.inputs import test_batches
+from isgd_jax.experiments.train.inputs import record_numbers
 from isgd_jax.experiments.train.plan import Plan
 from isgd_jax.experiments.train.plan import describe
 from isgd_jax.experiments.train.plan import make_plan
+from isgd_jax.experiments.train.plan import phase_one_warning
 from isgd_jax.experiments.train.processes import Processes
+from isgd_jax.experiments.train.running import Run
 from isgd_jax.experiments.train.signals import SharedStopRequest
 from isgd_jax.experiments.train.signals import StopRequest
 from isgd_jax.experiments.train.signals import stop_requests
 from isgd_jax.experiments.train.silent_log import SilentLog
 from isgd_jax.experiments.train.steps import RunState
-from isgd_jax.experiments.train.steps import unpack
-
-try:
-  import tqdm
-except ImportError as error:
-  raise missing_extra('tqdm') from error
 
 
 class TrainResult(NamedTuple):
@@ -70,6 +57,7 @@ def train(
   *,
   resume: bool = False,
   devices: DevicesConfig | None = None,
+  skip_batches: str | os.PathLike[str] | None = None,
   show_progress: bool | None = None,
   say: Callable[[str], None] | None = None,
 ) -> TrainResult:
@@ -87,8 +75,11 @@ def train(
       on a file system that they share, for all processes.
     resume: carry on the run in `out`.
     devices: where it computes, by default on all devices of this process.
-    show_progress: whether to show a progress bar on stderr; None shows it on a
-      terminal only.
+    skip_batches: file of batches that get no update, as in
+      `left_out.read_left_out`; None takes what the run in `out` was told
+      before, if it was.
+    show_progress: whether to show a progress bar on stderr; None as in
+      `progress.progress`.
     say: called with the options when all is found to fit together, before
       anything is written or computed, and with the results of each evaluation;
       in the first process only.
@@ -121,6 +112,7 @@ def train(
       out,
       resume,
       devices or DevicesConfig(),
+      skip_batches,
       processes,
       show_progress if processes.is_first else False,
       (processes.is_first and say) or (lambda text: None),
@@ -132,6 +124,7 @@ def _train(
   out: pathlib.Path,
   resume: bool,
   devices: DevicesConfig,
+  skip_batches: str | os.PathLike[str] | None,
   processes: Processes,
   show_progress: bool | None,
   say: Callable[[str], None],
@@ -140,12 +133,14 @@ def _train(
   with contextlib.ExitStack() as stack:
     with processes.agreeing():
       plan = make_plan(config, out, resume, devices)
+      skipped = _left_out(skip_batches, config, plan, out)
     hardware = plan.placement.facts()
     processes.check_alike(
       {
         'config': dataclasses.asdict(config)
         | {'resume': resume, 'num_devices': plan.placement.devices_per_process},
         'data': plan.facts,
+        'skip-batches': skipped.lines(),
         'version of': folder.here_and_now()['versions'],
       }
     )
@@ -154,6 +149,9 @@ def _train(
         stack.enter_context(folder.locked(out))
     processes.check_folder_is_shared(out)
     say(describe(config, plan))
+    say_warning = phase_one_warning(config, plan)
+    if say_warning:
+      say(say_warning)
     if resume:
       folder.say_what_changed(
         folder.made_with(out), folder.here_and_now(hardware), say
@@ -162,19 +160,27 @@ def _train(
       Checkpoints(out / folder.CHECKPOINTS, config.keep_checkpoints)
     )
     start, state = resumption.begin(config, out, plan, processes, checkpoints)
+    if skip_batches is not None:
+      left_out.check_ahead(skipped, start)
     if resume:
       say(f'carrying on after step {start:,}')
     log = None
     with processes.agreeing():
       if processes.is_first:
-        log = stack.enter_context(logs.RunLog(out, start, config.log_every))
+        events = Events(config.isgd, record_numbers(config, plan.dataset))
+        log = stack.enter_context(
+          logs.RunLog(out, start, config.log_every, events)
+        )
         folder.save_config(config, out, hardware)
-    progress = processes.gather(log and log.progress())[0]
-    log = log or SilentLog(out, progress, config.log_every)
+        if skip_batches is not None:
+          left_out.save(skipped, out)
+    counted = processes.gather(log and log.progress())[0]
+    log = log or SilentLog(out, counted, config.log_every)
     stop = stack.enter_context(stop_requests())
-    run = _Run(
+    run = Run(
       config=config,
       plan=plan,
+      skipped=skipped,
       checkpoints=checkpoints,
       log=log,
       batches=stack.enter_context(
@@ -186,7 +192,7 @@ def _train(
           plan.placement.batch,
         )
       ),
-      bar=stack.enter_context(_progress_bar(config, show_progress)),
+      bar=stack.enter_context(progress(title=config.model, show=show_progress)),
       stop=_shared(stop, plan),
       say=say,
     )
@@ -203,148 +209,21 @@ def _train(
     )
 
 
-class _Run(NamedTuple):
-  """A run under way, apart from the state that it trains."""
-
-  config: TrainConfig
-  plan: Plan
-  checkpoints: Checkpoints
-  log: logs.RunLog
-  batches: Iterator[sampling.CycleBatch]
-  bar: tqdm.tqdm
-  stop: StopRequest
-  say: Callable[[str], None]
-
-  def train(self, state: RunState, step: int) -> tuple[RunState, int]:
-    """Trains from `step` to the end; returns the state and where that is."""
-    evaluate_every = self.config.evaluate_every or self.plan.batches_per_cycle
-    checkpoint_every = resumption.checkpoint_every(
-      self.config, self.plan.batches_per_cycle
-    )
-    self.bar.reset(self.plan.num_steps)
-    self.bar.update(step)
-    while True:
-      is_last = step >= self.plan.num_steps
-      # One signal, seen once: another may come while this is under way.
-      signum = None if is_last else self.stop.signum
-      is_due = step > 0 and step % evaluate_every == 0
-      # Where it is left out for haste, the run that carries on begins with it.
-      if (is_last or is_due) and signum is None:
-        self._evaluate(state, step)
-      if is_last:
-        self.log.finish()
-      if is_last or signum or (step > 0 and step % checkpoint_every == 0):
-        self.log.sync()
-        self.checkpoints.save(step, state, self.config, self.plan.facts)
-        self.log.skip_time()
-      if signum:
-        self.checkpoints.wait()
-        raise RunStopped(signum, step, str(self.log.folder))
-      if is_last:
-        self.checkpoints.wait()
-        return state, step
-      pause = min(
-        self.plan.num_steps,
-        _next_multiple(step, evaluate_every),
-        _next_multiple(step, checkpoint_every),
-      )
-      state, step = self._advance(state, step, pause)
-
-  def _advance(
-    self, state: RunState, step: int, end: int
-  ) -> tuple[RunState, int]:
-    """Trains up to `end`, or to where the run is asked to stop."""
-    late = LateBlocks()
-    while step < end and self.stop.signum is None:
-      for _ in range(min(BLOCK_SIZE, end - step)):
-        asked = time.perf_counter()
-        batch = self._next_batch()
-        waited = time.perf_counter() - asked
-        state, report = self.plan.steps.train(state, batch.data, batch.weight)
-        step += 1
-        position = step, int(batch.epoch), int(batch.index)
-        late.add(report, _Note(position, waited))
-        if self.stop.signum is not None:
-          break
-      self._take_in(late.turn())
-      self.stop.agree()
-    self._take_in(late.turn())
-    return state, step
-
-  def _next_batch(self) -> sampling.CycleBatch:
-    """The next batch; a reading process that died is named."""
-    try:
-      return next(self.batches)
-    except RuntimeError as error:
-      raise DataError(
-        f'the data cannot be read any further: {error}. If a worker process '
-        'was killed for want of memory, carry on with --resume and a lower '
-        '--num-workers'
-      ) from error
-
-  def _take_in(self, block: Block | None) -> None:
-    """Writes and shows a block of reports."""
-    if block is None:
-      return
-    report = unpack(block.packed)
-    positions = [note.position for note in block.notes]
-    if not report.num_examples.all():
-      step, epoch, batch = positions[int(report.num_examples.argmin())]
-      raise DataError(
-        f'batch {batch} of epoch {epoch} (step {step}) has no example that '
-        'counts: none of its images can be decoded. Mend the files, or raise '
-        '--batch-size'
-      )
-    waited = sum(note.wait_seconds for note in block.notes)
-    self.log.write_steps(positions, report, waited)
-    self.bar.update(len(positions))
-    totals = self.log.totals
-    self.bar.set_postfix(
-      loss=f'{report.loss.mean():.3f}',
-      accuracy=f'{report.accuracy.mean():.1%}',
-      flagged=f'{totals["num_undertrained"] / totals["num_steps"]:.1%}',
-    )
-
-  def _evaluate(self, state: RunState, step: int) -> None:
-    """Evaluates on the test data, each example once; once at any step."""
-    last = self.log.last_evaluation
-    if last is not None and last['step'] == step:
-      return
-    sums = []
-    with test_batches(
-      self.config, self.plan.dataset, self.plan.placement.batch
-    ) as batches:
-      for batch in batches:
-        sums.append(self.plan.steps.evaluate(state, batch.data, batch.weight))
-    # In float64: a test set has more examples than float32 has digits.
-    loss, right, count, _ = np.asarray(jax.device_get(sums), np.float64).sum(0)
-    if not count:
-      raise DataError('none of the test images can be decoded')
-    epoch = step // self.plan.batches_per_cycle
-    self.log.write_evaluation(step, epoch, loss / count, right / count)
-    self.log.skip_time()
-    totals = self.log.totals
-    self.say(
-      f'step {step:,}, epoch {epoch}: test loss {loss / count:.4f}, accuracy '
-      f'{right / count:.2%}; {totals["num_undertrained"]:,} batches flagged, '
-      f'{totals["num_chase_steps"]:,} chase steps so far'
-    )
-
-
-class _Note(NamedTuple):
-  """Of a step: its number, epoch and batch, and how long that was awaited."""
-
-  position: tuple[int, int, int]
-  wait_seconds: float
-
-
-def _progress_bar(config: TrainConfig, show_progress: bool | None) -> tqdm.tqdm:
-  """A bar on stderr over the steps of a run."""
-  return tqdm.tqdm(
-    desc=f'{config.model}/{config.data.dataset}',
-    unit='step',
-    file=sys.stderr,
-    disable=None if show_progress is None else not show_progress,
+def _left_out(
+  path: str | os.PathLike[str] | None,
+  config: TrainConfig,
+  plan: Plan,
+  out: pathlib.Path,
+) -> left_out.LeftOut:
+  """The batches to leave out: of a file, or as the run was told before."""
+  if path is None:
+    return left_out.load(out)
+  return left_out.fitting(
+    left_out.read_left_out(path),
+    plan.num_steps,
+    plan.batches_per_cycle,
+    is_cycle=config.data.sampling == 'fixed-cycle',
+    record_numbers=record_numbers(config, plan.dataset),
   )
 
 
@@ -354,11 +233,6 @@ def _shared(stop: StopRequest, plan: Plan) -> StopRequest:
   if placement.num_processes == 1 or placement.batch is None:
     return stop
   return SharedStopRequest(stop, placement.batch, placement.replicated)
-
-
-def _next_multiple(step: int, interval: int) -> int:
-  """The first multiple of `interval` after `step`."""
-  return (step // interval + 1) * interval
 
 
 def _number(value: float | None) -> float:

@@ -123,6 +123,32 @@ def window_size(isgd: IsgdConfig, batches_per_cycle: int) -> int:
   return max(batches_per_cycle, _SHORTEST_DEFAULT_WINDOW)
 
 
+def phase_one_length(isgd: IsgdConfig, batches_per_cycle: int) -> int | None:
+  """Batches before the chart has limits: Phase I, in which nothing is judged.
+
+  Args:
+    isgd: the options of ISGD.
+    batches_per_cycle: batches in one cycle through the data.
+
+  Returns:
+    The number of batches; None without a chart. A loss that is not finite, or
+    `--restart-after`, makes it longer.
+
+  Example:
+    >>> phase_one_length(IsgdConfig(), 469)
+    469
+    >>> phase_one_length(IsgdConfig(chart='difference'), 469)
+    938
+  """
+  if isgd.method == 'base':
+    return None
+  if isgd.method == 'paper-isgd':
+    return isgd.window_size or batches_per_cycle
+  window = window_size(isgd, batches_per_cycle)
+  # Its first cycle sets the baselines.
+  return window + batches_per_cycle if isgd.chart == 'difference' else window
+
+
 def _base_optimizer(
   config: OptimizerConfig, num_steps: int, batches_per_cycle: int
 ) -> optax.GradientTransformation:

@@ -22,12 +22,16 @@ from isgd_jax.experiments.train.inputs import facts_of
 from isgd_jax.experiments.train.inputs import load_run_dataset
 from isgd_jax.experiments.train.inputs import train_cycle
 from isgd_jax.experiments.train.optimizers import build_optimizer
+from isgd_jax.experiments.train.optimizers import phase_one_length
 from isgd_jax.experiments.train.steps import RunState
 from isgd_jax.experiments.train.steps import Steps
 from isgd_jax.experiments.train.steps import build_steps
 
 if TYPE_CHECKING:
   import grain
+
+# Below some 20 losses the chart's sigma is little more than a guess.
+_SHORTEST_USEFUL_WINDOW = 20
 
 
 class Plan(NamedTuple):
@@ -42,6 +46,7 @@ class Plan(NamedTuple):
     steps: its programs.
     template: shapes and dtypes of its state.
     placement: where it computes.
+    phase_one: batches before the chart has limits; None without a chart.
   """
 
   dataset: datasets.Dataset
@@ -52,6 +57,7 @@ class Plan(NamedTuple):
   steps: Steps
   template: RunState
   placement: Placement
+  phase_one: int | None = None
 
 
 def make_plan(
@@ -115,6 +121,7 @@ def make_plan(
     steps=steps,
     template=template,
     placement=placement,
+    phase_one=phase_one_length(config.isgd, batches_per_cycle),
   )
 
 
@@ -141,4 +148,39 @@ def describe(config: TrainConfig, plan: Plan) -> str:
     f'test on; {plan.batches_per_cycle:,} batches an epoch, '
     f'{plan.num_steps:,} steps in all; {sum(sizes):,} parameters; on '
     f'{plan.placement.describe()}\n'
+  )
+
+
+def phase_one_warning(config: TrainConfig, plan: Plan) -> str:
+  """What to say of a run that ends before its chart has limits.
+
+  Args:
+    config: the run.
+    plan: what it is made of.
+
+  Returns:
+    A warning with its remedies; empty where batches will be judged.
+
+  Example:
+    >>> config = TrainConfig(epochs=1)
+    >>> plan = make_plan(config, 'run')
+    >>> plan.phase_one, plan.num_steps
+    (20, 12)
+    >>> phase_one_warning(config, plan).startswith('Warning: no batch will be')
+    True
+    >>> config = TrainConfig(epochs=2)
+    >>> phase_one_warning(config, make_plan(config, 'run'))
+    ''
+  """
+  if plan.phase_one is None or plan.num_steps > plan.phase_one:
+    return ''
+  enough = -(-2 * plan.phase_one // plan.batches_per_cycle)
+  remedy = f'train for longer (--epochs {enough}, say)'
+  shorter = plan.num_steps // 4
+  if shorter >= _SHORTEST_USEFUL_WINDOW and config.isgd.chart != 'difference':
+    remedy += f', or take a shorter window (--window-size {shorter}, say)'
+  return (
+    'Warning: no batch will be judged. The control chart has limits after '
+    f'{plan.phase_one:,} batches, when its window is full, and the run ends '
+    f'after {plan.num_steps:,}: {remedy}.\n'
   )

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 import contextlib
+import os
 import signal
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+_STDERR = 2
 
 
 class StopRequest:
@@ -111,6 +114,11 @@ def stop_requests() -> Iterator[StopRequest]:
     del frame
     request.signum = signum
     restore()
+    # At once, and past any buffer that the handler may have come upon.
+    name = signal.Signals(signum).name
+    text = f'\nisgd-jax: {name}: saving ... (a second one does not wait)\n'
+    with contextlib.suppress(OSError):
+      os.write(_STDERR, text.encode())
 
   for signum in old:
     signal.signal(signum, note)

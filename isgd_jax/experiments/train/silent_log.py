@@ -34,6 +34,8 @@ class SilentLog(logs.RunLog):
     self._stack = contextlib.ExitStack()
     self._metrics = self._evaluations = self._timing = _Nowhere()
     self._events = _Nowhere()
+    self._events_of = None
+    self.num_unjudged = 0
     self.totals = dict(progress['totals'])
     self.last_evaluation = progress['last_evaluation']
     self._begin()

@@ -9,19 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import isgd_jax
 from isgd_jax.experiments.datasets import Dataset
 from isgd_jax.experiments.models import cross_entropy
-from isgd_jax.experiments.runs import step_report
+from isgd_jax.experiments.train.reports import report_of_left_out
+from isgd_jax.experiments.train.reports import report_of_step
 
 Record = dict[str, jax.Array]
-
-_OF_CHART = (
-  *('mean', 'sigma', 'control_limit', 'is_undertrained', 'is_chase_reverted'),
-  *('num_chase_steps', 'final_loss', 'lower_limit', 'statistic'),
-  *('is_well_trained', 'is_skipped', 'violated_rules'),
-  *('trust', 'is_on_probation', 'is_chase_undone'),
-)
 
 
 class RunState(NamedTuple):
@@ -36,59 +29,6 @@ class RunState(NamedTuple):
   params: Any
   model_state: Any
   opt_state: Any
-
-
-class StepReport(NamedTuple):
-  """What one step reports; scalars, or [num_steps] for a run.
-
-  Attributes:
-    loss: of the batch before training on it (prequential), nats.
-    accuracy: of the batch before training on it, share in [0, 1].
-    learning_rate: of the base optimizer at this step; NaN where its state does
-      not show one (`optax.inject_hyperparams` does).
-    num_examples: examples of the batch that counted.
-    num_undecodable: examples that did not, having no label.
-    mean: the control chart's centre line; NaN without a chart.
-    sigma: the chart's standard deviation; NaN without a chart.
-    control_limit: the chart's upper limit, infinite in Phase I; NaN without a
-      chart.
-    is_undertrained: whether the chart flagged the batch.
-    is_chase_reverted: whether a chase did not better its batch.
-    num_chase_steps: chase steps taken.
-    final_loss: what a chase left; `loss` where there was none.
-    num_gradient_evaluations: spent on this step.
-    lower_limit: the chart's lower limit; as `control_limit`.
-    statistic: what the chart held against its limits; NaN without a chart.
-    is_well_trained: whether the chart found the loss too low.
-    is_skipped: whether the batch was dropped.
-    violated_rules: run rules that the loss violated, bit i for the i-th.
-    trust: what chases gained on the batches after them, over the least at which
-      they lead; NaN without a chart.
-    is_on_probation: whether the next batch judges a chase.
-    is_chase_undone: whether this batch undid the chase before it.
-  """
-
-  loss: Any
-  accuracy: Any
-  learning_rate: Any
-  num_examples: Any
-  num_undecodable: Any
-  mean: Any
-  sigma: Any
-  control_limit: Any
-  is_undertrained: Any
-  is_chase_reverted: Any
-  num_chase_steps: Any
-  final_loss: Any
-  num_gradient_evaluations: Any
-  lower_limit: Any
-  statistic: Any
-  is_well_trained: Any
-  is_skipped: Any
-  violated_rules: Any
-  trust: Any
-  is_on_probation: Any
-  is_chase_undone: Any
 
 
 class Sums(NamedTuple):
@@ -114,13 +54,16 @@ class Steps(NamedTuple):
     init: `init() -> RunState`, from the run's seed.
     train: `train(state, record, weight) -> (state, report)`; the state is
       donated; the report is one float32 vector in the order of `StepReport`,
-      one transfer instead of a dozen. `unpack` takes it apart.
+      one transfer instead of a dozen. `reports.unpack` takes it apart.
+    leave_out: `leave_out(state, record, weight) -> report`, of a batch that
+      gets no update: its loss, and the chart as it stands.
     evaluate: `evaluate(state, record, weight) -> Sums`, without dropout and on
       running BatchNorm statistics.
   """
 
   init: Callable[[], RunState]
   train: Callable[..., tuple[RunState, jax.Array]]
+  leave_out: Callable[..., jax.Array]
   evaluate: Callable[..., Sums]
 
 
@@ -177,6 +120,7 @@ def build_steps(
     A `Steps`.
 
   Example:
+    >>> import isgd_jax
     >>> from isgd_jax.experiments import datasets, models
     >>> digits = datasets.load_dataset('digits')
     >>> steps = build_steps(
@@ -185,7 +129,8 @@ def build_steps(
     ...   digits, isgd_jax.isgd(optax.sgd(0.1), isgd_jax.shewhart(20)), seed=0)
     >>> record = digits.train.__getitems__(range(32))
     >>> state, report = steps.train(steps.init(), record, np.ones(32))
-    >>> int(unpack(report[None]).num_examples[0])
+    >>> from isgd_jax.experiments.train import reports
+    >>> int(reports.unpack(report[None]).num_examples[0])
     32
   """
 
@@ -213,8 +158,12 @@ def build_steps(
       grads, state.opt_state, state.params, value=loss, value_fn=value_fn
     )
     params = optax.apply_updates(state.params, updates)
-    report = _report(loss, sums, state.opt_state, opt_state)
+    report = report_of_step(*_means(loss, sums), state.opt_state, opt_state)
     return RunState(params, model_state, opt_state), report
+
+  def leave_out(state, record, weight):
+    loss, (sums, _) = loss_fn(state.params, state.model_state, record, weight)
+    return report_of_left_out(*_means(loss, sums), state.opt_state)
 
   def evaluate(state, record, weight):
     network = nnx.merge(graphdef, state.params, state.model_state)
@@ -223,24 +172,9 @@ def build_steps(
   return Steps(
     jax.jit(init, out_shardings=replicated),
     jax.jit(train, donate_argnums=0, out_shardings=replicated),
+    jax.jit(leave_out, out_shardings=replicated),
     jax.jit(evaluate, out_shardings=replicated),
   )
-
-
-def unpack(packed: np.ndarray) -> StepReport:
-  """Takes apart what steps reported.
-
-  Args:
-    packed: [num_steps, number of fields] float32.
-
-  Returns:
-    `StepReport` of arrays [num_steps]: float32, counts int64, flags bool.
-
-  Example:
-    >>> unpack(np.zeros((2, len(StepReport._fields)))).is_undertrained
-    array([False, False])
-  """
-  return step_report.unpack(StepReport, packed)
 
 
 def _pure_loss(
@@ -290,6 +224,14 @@ def _sums(
   )
 
 
+def _means(
+  loss: jax.Array, sums: Sums
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """Loss, accuracy and numbers of examples, as reports take them."""
+  accuracy = sums.accuracy / jnp.maximum(sums.num_examples, 1.0)
+  return loss, accuracy, sums.num_examples, sums.num_undecodable
+
+
 def _scaled(images: jax.Array, dataset: Dataset) -> jax.Array:
   """Images as the network takes them: float32, standardised by channel."""
   if images.dtype == jnp.uint8:
@@ -297,38 +239,3 @@ def _scaled(images: jax.Array, dataset: Dataset) -> jax.Array:
   mean = np.asarray(dataset.pixel_mean, np.float32)
   std = np.asarray(dataset.pixel_std, np.float32)
   return (images.astype(jnp.float32) - mean) / std
-
-
-def _report(
-  loss: jax.Array, sums: Sums, old_state: Any, new_state: Any
-) -> jax.Array:
-  """The report of a step as one float32 vector."""
-  rate = optax.tree.get(
-    new_state,
-    'learning_rate',
-    filtering=lambda _, value: isinstance(value, jax.Array),
-  )
-  # `scale_by_mean_loss`'s state; 1 without it.
-  nodes = jax.tree.leaves(new_state, is_leaf=_is_scale_state)
-  scale = next((n.scale for n in nodes if _is_scale_state(n)), 1.0)
-  evaluations = 1
-  if isinstance(new_state, isgd_jax.ISGDState | isgd_jax.SkipState):
-    evaluations = (
-      isgd_jax.get_info(new_state).num_gradient_evaluations
-      - isgd_jax.get_info(old_state).num_gradient_evaluations
-    )
-  return step_report.pack(
-    StepReport(
-      loss=loss,
-      accuracy=sums.accuracy / jnp.maximum(sums.num_examples, 1.0),
-      learning_rate=jnp.nan if rate is None else rate * scale,
-      num_examples=sums.num_examples,
-      num_undecodable=sums.num_undecodable,
-      num_gradient_evaluations=evaluations,
-      **step_report.of_chart(loss, new_state, _OF_CHART),
-    )
-  )
-
-
-def _is_scale_state(node: Any) -> bool:
-  return isinstance(node, isgd_jax.ScaleByMeanLossState)

@@ -90,7 +90,7 @@ def wait_for_steps(process, out, num_steps):
 
 
 def assert_same_runs(one, other, num_steps):
-  for name in (logs.METRICS, logs.EVALUATIONS):
+  for name in (logs.METRICS, logs.EVENTS, logs.EVALUATIONS):
     assert (one / name).read_bytes() == (other / name).read_bytes(), name
   assert num_lines(one / logs.METRICS) == num_steps
   arrays, others = (

@@ -12,17 +12,18 @@ from tensorboardX.proto import event_pb2
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import OutputError
 from isgd_jax.experiments.files import read_records
+from isgd_jax.experiments.train import json_lines
 from isgd_jax.experiments.train import logs
-from isgd_jax.experiments.train import steps
+from isgd_jax.experiments.train import reports
 
 FULL = pathlib.Path('/dev/full')
 
 
 def report(num_steps, **columns):
   """A report of steps with losses 1, 2, ..."""
-  zeros = np.zeros((num_steps, len(steps.StepReport._fields)), np.float32)
+  zeros = np.zeros((num_steps, len(reports.StepReport._fields)), np.float32)
   loss = np.arange(1, num_steps + 1, dtype=np.float32) / 3
-  return steps.unpack(zeros)._replace(**{'loss': loss, **columns})
+  return reports.unpack(zeros)._replace(**{'loss': loss, **columns})
 
 
 def positions(first, last):
@@ -44,7 +45,7 @@ def positions(first, last):
 def test_what_lies_behind_a_step_or_is_torn_is_cut_off(tmp_path, text, kept):
   path = tmp_path / 'metrics.jsonl'
   path.write_text(text)
-  with logs.JsonLines(path, last_step=2) as lines:
+  with json_lines.JsonLines(path, last_step=2) as lines:
     lines.write([{'step': 9}])
   expected = [*range(1, kept + 1), 9]
   assert [record['step'] for record in read_records(path)] == expected
@@ -59,7 +60,7 @@ def test_what_is_lost_among_the_rest_is_named_and_nothing_is_cut(
   text = f'{{"step": 1}}\n{damaged}\n{{"step": 2}}\n'
   path.write_text(text)
   with pytest.raises(InputError, match=r"line 2 of '.*metrics\.jsonl' is dam"):
-    logs.JsonLines(path, last_step=2)
+    json_lines.JsonLines(path, last_step=2)
   assert path.read_text() == text
 
 
@@ -108,6 +109,8 @@ def test_totals_go_on_after_a_resumption(tmp_path):
     assert dict(log.totals) == whole
   assert whole == {
     'num_steps': 3,
+    'num_judged': 3,
+    'num_left_out': 0,
     'num_undertrained': 2,
     'num_chases_reverted': 1,
     'num_chases_undone': 0,
@@ -170,7 +173,7 @@ def test_a_full_disk_under_tensorboard_is_named_at_once(tmp_path, monkeypatch):
 @pytest.mark.skipif(not FULL.exists(), reason='no /dev/full here')
 def test_a_full_disk_is_named(tmp_path):
   path = tmp_path / 'metrics.jsonl'
-  with logs.JsonLines(path, last_step=0) as lines:
+  with json_lines.JsonLines(path, last_step=0) as lines:
     lines._file.close()
     lines._file = open(FULL, 'ab', buffering=0)  # noqa: SIM115
     with pytest.raises(OutputError, match='No space left on device; make room'):

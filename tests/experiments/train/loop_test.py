@@ -1,5 +1,6 @@
 """Whole runs in this process: results, resumption, and what stops them."""
 
+import collections
 import dataclasses
 import json
 import pathlib
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+import isgd_jax
 from isgd_jax.experiments import datasets
 from isgd_jax.experiments import models
 from isgd_jax.experiments.errors import DataError
@@ -27,6 +29,7 @@ from isgd_jax.experiments.train import folder
 from isgd_jax.experiments.train import inputs
 from isgd_jax.experiments.train import logs
 from isgd_jax.experiments.train import loop
+from isgd_jax.experiments.train import running
 from isgd_jax.experiments.train.checkpoints import to_flat
 from isgd_jax.experiments.train.config import DataConfig
 from isgd_jax.experiments.train.config import IsgdConfig
@@ -69,8 +72,28 @@ def finished(tmp_path_factory):
 
 
 def assert_same_logs(one, other):
-  for name in (logs.METRICS, logs.EVALUATIONS):
+  for name in (logs.METRICS, logs.EVENTS, logs.EVALUATIONS):
     assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def assert_events_add_up(out, result):
+  """As many of each kind as the counters of the run and its state say."""
+  events = records(out, logs.EVENTS)
+  kinds = collections.Counter(event['event'] for event in events)
+  assert kinds['under-trained'] == result.totals['num_undertrained']
+  assert kinds['well-trained'] == result.totals['num_well_trained']
+  steps = [event.get('num_chase_steps', 0) for event in events]
+  assert sum(steps) == result.totals['num_chase_steps']
+  info = isgd_jax.info_dict(result.state.opt_state)
+  outcomes = collections.Counter(event.get('outcome') for event in events)
+  assert kinds['verdict'] == info['num_chases_judged'] > 0
+  assert outcomes['undone'] == info['num_chases_undone']
+  shadow = [e['step'] for e in events if 'shadow' in e.get('reaction', '')]
+  for event in events:
+    if event['event'] == 'verdict':
+      is_shadow = event['of_step'] in shadow
+      assert is_shadow == (event['outcome'] in ('paid', 'did not pay'))
+      assert event['of_step'] < event['step']
 
 
 def assert_sound(result):
@@ -225,6 +248,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
   assert_sound(whole)
   if options['isgd'] is CHASING:
     assert whole.totals['num_chase_steps'] > 0
+    assert_events_add_up(tmp_path / 'whole', whole)
 
   def stop_now(*_):
     signal.raise_signal(signal.SIGTERM)
@@ -243,13 +267,13 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not_been(
 
   out = tmp_path / 'torn'
   at_step = lambda step: lambda self, at, *_: at == step
-  stop_in(loop._Run, '_advance', lambda *_: True)
+  stop_in(running.Run, '_advance', lambda *_: True)
   with pytest.raises(RunStopped, match='saved after step 0'):
     loop.train(run_config, out)
   stopped = []
   for place in (
     lambda: stop_in(checkpoints.Checkpoints, 'save', at_step(14)),
-    lambda: stop_in(loop._Run, '_evaluate', lambda self, state, at: at == 24),
+    lambda: stop_in(running.Run, '_evaluate', lambda self, state, at: at == 24),
     lambda: stop_in(
       logs.RunLog, 'write_steps', lambda self, at, *_: at[-1][0] >= 33
     ),

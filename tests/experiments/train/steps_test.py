@@ -12,6 +12,7 @@ import pytest
 
 from isgd_jax.experiments import models
 from isgd_jax.experiments.train import optimizers
+from isgd_jax.experiments.train import reports
 from isgd_jax.experiments.train import steps
 from isgd_jax.experiments.train.config import IsgdConfig
 from isgd_jax.experiments.train.config import OptimizerConfig
@@ -61,12 +62,12 @@ def build(create=mlp, cycle=20, **options):
 
 def run(programs, records):
   """The state and the report after each record."""
-  state, reports = programs.init(), []
+  state, found = programs.init(), []
   for record in records:
     weight = np.ones(len(record['label']), np.float32)
     state, report = programs.train(state, record, weight)
-    reports.append(report)
-  return state, steps.unpack(np.stack(reports))
+    found.append(report)
+  return state, reports.unpack(np.stack(found))
 
 
 def drifting_records(num_steps=40, at=30):
@@ -95,7 +96,7 @@ def test_weights_and_unlabelled_examples_count_for_nothing():
   )
   chex.assert_trees_all_equal(padded.params, unlabelled.params)
   padded_report, unlabelled_report = (
-    steps.unpack(r[None]) for r in (padded_report, unlabelled_report)
+    reports.unpack(r[None]) for r in (padded_report, unlabelled_report)
   )
   assert padded_report.num_examples == 10
   assert padded_report.num_undecodable == 0
@@ -112,7 +113,7 @@ def test_a_batch_without_examples_moves_nothing():
     programs.init(), make_record(0), np.zeros(16, np.float32)
   )
   chex.assert_trees_all_equal(before, state.params)
-  assert steps.unpack(report[None]).num_examples == 0
+  assert reports.unpack(report[None]).num_examples == 0
 
 
 def test_bytes_are_scaled_and_standardised():
@@ -155,7 +156,7 @@ def test_a_chase_leaves_model_state_as_the_first_evaluation_does():
       rtol=1e-5,
       atol=1e-6,
     )
-    num_chases += steps.unpack(report[None]).num_chase_steps[0] > 0
+    num_chases += reports.unpack(report[None]).num_chase_steps[0] > 0
   assert num_chases
 
 
@@ -365,5 +366,5 @@ def test_text_is_predicted_byte_by_byte():
   assert sums.num_examples == 3
   _, report = programs.train(state, {'tokens': tokens}, np.ones(3, np.float32))
   np.testing.assert_allclose(
-    steps.unpack(report[None]).loss, losses.mean(), rtol=1e-5
+    reports.unpack(report[None]).loss, losses.mean(), rtol=1e-5
   )
