@@ -4,6 +4,7 @@
 # make test-slow: what takes minutes, runs killed twenty times among it.
 # make docs: the documentation site, into build/site; make docs-serve shows it.
 # make results: every comparison that RESULTS.md reports, an hour or two.
+# make wheel: the package as one file, in dist/; for Colab, say.
 # make notebooks: executes them all, in place, a few minutes.
 # All need Python >= 3.11 and make, and install the rest into .venv.
 
@@ -12,7 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= isgd-demo
 
-.PHONY: demo test test-unit test-slow lint docs docs-serve bench results notebooks clean
+.PHONY: demo test test-unit test-slow lint docs docs-serve bench results notebooks wheel clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/isgd-jax demo --out $(OUT)
@@ -67,9 +68,14 @@ results: $(VENV)/.experiments
 # The outputs that are committed. On a machine with nothing else to do: two of
 # them print seconds.
 notebooks: $(VENV)/.dev
+	$(BIN)/python notebooks/setup_cell.py
 	$(BIN)/python notebooks/execute.py
 	$(BIN)/ruff check notebooks
 	$(BIN)/ruff format --check notebooks
+
+wheel: $(VENV)/.made
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/isgd_jax-*.whl
 
 clean:
 	rm -rf $(VENV) build dist

@@ -29,7 +29,8 @@ for use, extra in {
     exec(use)
   except ImportError as error:
     message = str(error)
-  assert f"pip install 'isgd_jax[{extra}]'" in message, (use, message)
+  # From the wheel that this was installed from.
+  assert f'.whl[{extra}]' in message, (use, message)
 
 
 def loss_fn(params):

@@ -31,6 +31,7 @@ from isgd_jax.experiments.train import optimizers
 from isgd_jax.experiments.train import steps
 from isgd_jax.experiments.train.config import DataConfig
 from isgd_jax.experiments.train.config import TrainConfig
+from isgd_jax.experiments.train.reports import unpack
 
 NUM_WAITING_STEPS = 320
 NUM_LOGGING_PAIRS = 60
@@ -95,7 +96,7 @@ def logging(num_pairs: int) -> dict[str, float]:
     for _ in range(BLOCK_SIZE):
       state, report = programs.train(state, record, weight)
       reports.append(report)
-    report = steps.unpack(np.stack(jax.device_get(reports)))
+    report = unpack(np.stack(jax.device_get(reports)))
     if log is not None:
       positions = [(first_step + i, 0, i) for i in range(BLOCK_SIZE)]
       log.write_steps(positions, report, 0.0)

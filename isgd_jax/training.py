@@ -14,15 +14,14 @@ from typing import Any
 import jax
 import optax
 
+from isgd_jax import _extras
 from isgd_jax import _isgd
 
 try:
   from flax import nnx
   from flax.training import train_state
 except ImportError as error:
-  raise ImportError(
-    "isgd_jax.training needs flax: pip install 'isgd_jax[flax]'", name='flax'
-  ) from error
+  raise _extras.missing('isgd_jax.training', 'flax', 'flax', 'flax') from error
 
 # The name under which Flax keeps float8 scales, beside 'params'.
 _OVERWRITE_WITH_GRADIENT = '_overwrite_with_gradient'

@@ -32,7 +32,7 @@ CORE = (
   ('_info',),
   ('_charts',),
   ('_devices', '_frozen_update', '_convolution'),
-  ('_checks',),
+  ('_checks', '_extras'),
 )
 LAYERS = tuple(
   tuple(f'isgd_jax.{prefix}{name}'.rstrip('.') for name in layer)

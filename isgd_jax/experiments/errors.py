@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 
+from isgd_jax import _extras
+
 
 class InputError(ValueError):
   """A user asked for something that is not valid."""
@@ -139,10 +141,7 @@ def missing_extra(package: str, extra: str = 'experiments') -> ImportError:
     An `ImportError` that names the package and the extra that installs it.
 
   Example:
-    >>> print(missing_extra('flax'))
-    isgd_jax.experiments needs flax: pip install 'isgd_jax[experiments]'
+    >>> str(missing_extra('flax')).partition(': ')[0]
+    'isgd_jax.experiments needs flax'
   """
-  return ImportError(
-    f"isgd_jax.experiments needs {package}: pip install 'isgd_jax[{extra}]'",
-    name=package,
-  )
+  return _extras.missing('isgd_jax.experiments', package, extra, package)

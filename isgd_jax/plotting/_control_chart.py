@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isgd_jax import _checks
+from isgd_jax import _extras
 from isgd_jax.plotting import _chart_figure
 from isgd_jax.plotting import _run_columns
 
@@ -39,9 +40,8 @@ def new_figure(width_inches: float = 8.0, height_inches: float = 4.5) -> Figure:
   try:
     from matplotlib import figure
   except ImportError as error:
-    raise ImportError(
-      "isgd_jax.plotting needs matplotlib: pip install 'isgd_jax[plot]'",
-      name='matplotlib',
+    raise _extras.missing(
+      'isgd_jax.plotting', 'matplotlib', 'plot', 'matplotlib'
     ) from error
   return figure.Figure(
     (width_inches, height_inches), dpi=100, layout='constrained'

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from isgd_jax import _checks
+from isgd_jax import _extras
 
 if TYPE_CHECKING:
   import grain
@@ -366,7 +367,7 @@ def import_grain() -> types.ModuleType:
   try:
     import grain
   except ImportError as error:
-    raise ImportError(
-      "isgd_jax.sampling needs Grain: pip install 'isgd_jax[data]'."
+    raise _extras.missing(
+      'isgd_jax.sampling', 'Grain', 'data', 'grain'
     ) from error
   return grain

@@ -12,6 +12,7 @@ from unittest import mock
 import nbformat
 import pytest
 
+import isgd_jax
 from isgd_jax.experiments import datasets
 
 pytestmark = [pytest.mark.cheap_compile, pytest.mark.one_version]
@@ -24,14 +25,23 @@ PATHS = sorted(FOLDER.glob('*.ipynb'))
 each = pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
 
 
-@pytest.fixture(scope='module')
-def execute():
+def script(name):
   spec = importlib.util.spec_from_file_location(
-    'execute_notebooks', FOLDER / 'execute.py'
+    f'{name}_of_notebooks', FOLDER / f'{name}.py'
   )
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+@pytest.fixture(scope='module')
+def execute():
+  return script('execute')
+
+
+@pytest.fixture(scope='module')
+def setup_cell():
+  return script('setup_cell')
 
 
 def read(path):
@@ -169,21 +179,77 @@ def test_together_they_are_small():
 
 
 @each
-def test_pip_is_asked_only_where_the_library_is_missing(path):
-  setup = code_cells(read(path))[0].source
-  with mock.patch('subprocess.run') as run:
-    exec(setup, {})
-    run.assert_not_called()
-    import isgd_jax
+def test_every_notebook_has_the_one_set_up(path, setup_cell):
+  notebook = read(path)
+  assert notebook.cells[1].source == setup_cell.MARKDOWN
+  assert code_cells(notebook)[0].source == setup_cell.CODE
 
-    run.side_effect = lambda *args, **kwargs: sys.modules.update(
-      isgd_jax=isgd_jax
-    )
-    with mock.patch.dict(sys.modules, {'isgd_jax': None}):
-      exec(setup, {})
-  (command,), _ = run.call_args
+
+def run_setup(code, monkeypatch, is_installed, returncode=0):
+  """The command that the set-up gives to pip, or None."""
+  commands = []
+
+  def install(command):
+    commands.append(command)
+    sys.modules['isgd_jax'] = isgd_jax
+    return subprocess.CompletedProcess(command, returncode)
+
+  with (
+    mock.patch('subprocess.run', side_effect=install),
+    mock.patch.dict(sys.modules),
+  ):
+    if not is_installed:
+      sys.modules['isgd_jax'] = None
+    exec(code, {})
+  return commands[0] if commands else None
+
+
+def test_pip_is_not_asked_where_the_library_is_there(setup_cell, monkeypatch):
+  assert run_setup(setup_cell.CODE, monkeypatch, is_installed=True) is None
+
+
+@pytest.mark.parametrize(
+  ('lies', 'source', 'expected'),
+  [
+    ('checkout', '', '{root}[experiments]'),
+    ('wheel', '', '{here}/isgd_jax-0.2.0-py3-none-any.whl[experiments]'),
+    ('nothing', '/a/checkout', '/a/checkout[experiments]'),
+    ('wheel', 'x.whl', 'x.whl[experiments]'),
+    (
+      'nothing',
+      'git+https://host/x',
+      'isgd_jax[experiments] @ git+https://host/x',
+    ),
+  ],
+)
+def test_pip_installs_what_lies_around(
+  setup_cell, monkeypatch, tmp_path, lies, source, expected
+):
+  here = FOLDER if lies == 'checkout' else tmp_path
+  if lies == 'wheel':
+    for version in ('0.1.0', '0.2.0'):
+      (here / f'isgd_jax-{version}-py3-none-any.whl').touch()
+  monkeypatch.chdir(here)
+  code = setup_cell.CODE.replace("SOURCE = ''", f'SOURCE = {source!r}')
+  command = run_setup(code, monkeypatch, is_installed=False)
   # On a GPU or a TPU, JAX's plugin for it comes last.
-  assert command[1:6] == ['-m', 'pip', 'install', '-q', 'isgd_jax[experiments]']
+  *pip, requirement = command[1:6]
+  assert pip == ['-m', 'pip', 'install', '-q']
+  assert requirement == expected.format(root=ROOT, here=here)
+
+
+def test_where_nothing_lies_around_one_sentence_says_what_to_do(
+  setup_cell, monkeypatch, tmp_path
+):
+  monkeypatch.chdir(tmp_path)
+  with pytest.raises(SystemExit, match='put the wheel that `make wheel` makes'):
+    run_setup(setup_cell.CODE, monkeypatch, is_installed=False)
+
+
+def test_a_pip_that_fails_is_said_without_a_traceback(setup_cell, monkeypatch):
+  monkeypatch.chdir(FOLDER)
+  with pytest.raises(SystemExit, match='pip could not install'):
+    run_setup(setup_cell.CODE, monkeypatch, is_installed=False, returncode=1)
 
 
 @each

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -227,7 +228,7 @@ def test_a_package_missing_for_train_names_its_extra(package, tmp_path):
   code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
   finished = run('train', '--out', str(tmp_path / 'out'), code=code)
   assert finished.returncode == 1
-  assert "pip install 'isgd_jax[" in finished.stderr
+  assert re.search(r"pip install '.*\[\w+\]'", finished.stderr)
   assert len(finished.stderr.splitlines()) == 1
   assert not (tmp_path / 'out').exists()
 
@@ -246,7 +247,7 @@ def test_a_missing_package_names_the_extra(package, tmp_path):
   code = f'import sys; sys.modules[{package!r}] = None; {RUN}'
   finished = run('demo', '--quick', '--out', str(tmp_path / 'out'), code=code)
   assert finished.returncode == 1
-  assert "pip install 'isgd_jax[experiments]'" in finished.stderr
+  assert "[experiments]'" in finished.stderr
   assert len(finished.stderr.splitlines()) == 1
 
 

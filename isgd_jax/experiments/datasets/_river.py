@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isgd_jax._extras import how_to_install
 from isgd_jax.experiments.datasets._csv import CSV
 from isgd_jax.experiments.datasets._csv import find_file
 from isgd_jax.experiments.datasets._csv import package_folder
@@ -110,7 +111,7 @@ def load_river_table(
   path = find_file(
     data_dir,
     (file.name, file.name.removesuffix('.gz')),
-    "install river >= 0.26 (pip install 'isgd_jax[streams]'), or name the "
+    f'install river >= 0.26 ({how_to_install("streams")}), or name the '
     'folder of its files by data_dir',
   )
   table = read_csv(path, (*file.features, file.target))

@@ -51,7 +51,8 @@ STEPS = """
   import isgd_jax
   from isgd_jax.experiments import datasets
   from isgd_jax.experiments.train import devices
-  from isgd_jax.experiments.train.steps import build_steps, unpack
+  from isgd_jax.experiments.train.reports import unpack
+  from isgd_jax.experiments.train.steps import build_steps
 
   class Network(nnx.Module):
 
