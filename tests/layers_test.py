@@ -19,7 +19,7 @@ EXPERIMENTS = (
   ('runs', 'figures'),
   ('optimizers', 'streams'),
   ('datasets', 'models'),
-  ('statistics', 'files', 'environment', 'errors', 'progress'),
+  ('statistics', 'files', 'environment', 'errors', 'progress', 'arguments'),
   # The package itself, which has no code.
   ('',),
 )
@@ -46,6 +46,7 @@ BESIDE = {
   ('isgd_jax.experiments.files', 'isgd_jax.experiments.errors'),
   ('isgd_jax.experiments.statistics', 'isgd_jax.experiments.errors'),
   ('isgd_jax.experiments.progress', 'isgd_jax.experiments.errors'),
+  ('isgd_jax.experiments.arguments', 'isgd_jax.experiments.errors'),
   # A convolution is told apart by whether it runs on several devices.
   ('isgd_jax._convolution', 'isgd_jax._devices'),
 }

