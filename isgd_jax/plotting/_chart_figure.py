@@ -112,6 +112,7 @@ def draw(ax: Axes, columns: Columns) -> None:
   def monitored(values: np.ndarray) -> np.ndarray:
     return np.where(is_monitoring & np.isfinite(values), values, np.nan)
 
+  _shade_phase_one(ax, columns.step, is_monitoring)
   mean, upper = monitored(columns.mean), monitored(columns.control_limit)
   loss, held, has_statistic = _line(columns, monitored)
 
@@ -138,19 +139,56 @@ def draw(ax: Axes, columns: Columns) -> None:
   ax.set_ylabel(f'{"statistic" if loss is None else name} (nats)')
   ax.margins(x=0.01)
   ax.spines[['top', 'right']].set_visible(False)
-  _, labels = ax.get_legend_handles_labels()
-  if labels:
-    # In letters, of which a row has room for some 110 at 800 pixels.
-    width = sum(len(label) + 6 for label in labels)
-    # Beside nothing: above the data no line can pass under it.
-    ax.legend(
-      loc='lower center',
-      bbox_to_anchor=(0.5, 1.0),
-      ncols=len(labels) if width <= 110 else 4,
-      frameon=False,
-      fontsize=9,
-      handlelength=1.6,
-      columnspacing=1.2,
+  draw_legend(ax)
+
+
+def draw_legend(ax: Axes) -> None:
+  """A legend above the axes, of what they show.
+
+  On a logarithmic scale there is nothing to see of what is not positive, so
+  draw it anew when the scale has changed.
+  """
+  is_log = ax.get_yscale() == 'log'
+  entries = [
+    (handle, label)
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    if not is_log
+    or not hasattr(handle, 'get_ydata')
+    or (np.asarray(handle.get_ydata(), np.float64) > 0).any()
+  ]
+  if not entries:
+    return
+  handles, labels = zip(*entries, strict=True)
+  # In letters, of which a row has room for some 110 at 800 pixels.
+  width = sum(len(label) + 6 for label in labels)
+  # Beside nothing: above the data no line can pass under it.
+  ax.legend(
+    handles,
+    labels,
+    loc='lower center',
+    bbox_to_anchor=(0.5, 1.0),
+    ncols=len(labels) if width <= 110 else 4,
+    frameon=False,
+    fontsize=9,
+    handlelength=1.6,
+    columnspacing=1.2,
+  )
+
+
+def _shade_phase_one(
+  ax: Axes, steps: np.ndarray, is_monitoring: np.ndarray
+) -> None:
+  """Shades where the chart has no limits yet, so that nothing is judged."""
+  edges = np.flatnonzero(np.diff(np.r_[False, ~is_monitoring, False]))
+  for number, (first, end) in enumerate(edges.reshape(-1, 2)):
+    ax.axvspan(
+      steps[first] - 0.5,
+      steps[end - 1] + 0.5,
+      color=GREY,
+      alpha=0.18,
+      linewidth=0,
+      zorder=0,
+      label='Phase I: no limits yet' if number == 0 else None,
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import isgd_jax
 from isgd_jax import plotting
+from isgd_jax.plotting import _chart_figure
 
 NUM_STEPS = 60
 FLAGGED = [30, 31, 45]
@@ -72,7 +73,10 @@ def assert_text_keeps_clear(ax):
   for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
     assert (edge == 255).all(), 'something runs over the edge'
   box = ax.get_window_extent()
-  for artist in (*ax.lines, *ax.collections, ax.xaxis, ax.yaxis):
+  for artist in (
+    *(*ax.lines, *ax.collections, *ax.patches),
+    *(ax.xaxis, ax.yaxis),
+  ):
     if artist in (ax.xaxis, ax.yaxis):
       artist.set_tick_params(which='both', length=0)
     else:
@@ -116,6 +120,7 @@ def test_axes_have_names_units_and_a_legend_of_everything():
   assert ax.get_ylabel() == 'batch loss (nats)'
   assert [text.get_text() for text in ax.get_legend().get_texts()] == [
     'drift',
+    'Phase I: no limits yet',
     'loss',
     'centre line (mean)',
     'upper control limit',
@@ -170,6 +175,33 @@ def test_a_run_that_never_left_phase_one_draws_without_a_warning(scale):
   ax.figure.savefig(io.BytesIO(), format='png')
 
 
+def test_phase_one_is_shaded_as_often_as_it_comes():
+  data = arrays()
+  limit = np.where(np.arange(NUM_STEPS) < 20, np.inf, data['control_limit'])
+  limit[50:55] = np.inf  # As after a restart.
+  ax = plotting.plot_control_chart(
+    **(data | {'control_limit': limit}), first_step=100
+  )
+  spans = [(patch.get_x(), patch.get_width()) for patch in ax.patches]
+  assert spans == [(99.5, 20.0), (149.5, 5.0)]
+  assert legend(ax).count('Phase I: no limits yet') == 1
+  later = {name: column[20:40] for name, column in data.items()}
+  ax = plotting.plot_control_chart(**later)
+  assert not ax.patches
+  assert 'Phase I: no limits yet' not in legend(ax)
+
+
+def test_on_a_log_scale_the_legend_has_what_there_is_to_see():
+  ax = plotting.plot_control_chart(
+    **arrays(), lower_limit=np.full(NUM_STEPS, -0.5)
+  )
+  assert 'lower control limit' in legend(ax)
+  ax.set_yscale('log')
+  _chart_figure.draw_legend(ax)
+  assert 'lower control limit' not in legend(ax)
+  assert 'upper control limit' in legend(ax)
+
+
 def test_the_given_axes_are_drawn_on_and_returned():
   first, second = plotting.new_figure().subplots(2)
   assert plotting.plot_control_chart(**arrays(), ax=second) is second
@@ -215,7 +247,11 @@ def test_every_passed_array_is_drawn_where_it_belongs():
     np.testing.assert_array_equal(drawn[label].get_xdata(), steps[at])
     np.testing.assert_array_equal(drawn[label].get_ydata(), values[at])
   assert drawn['loss not finite'].get_xdata().tolist() == [150]
-  assert len(ax.get_lines()) + len(ax.collections) == len(legend(ax)) == 12
+  assert (
+    len(ax.get_lines()) + len(ax.collections) + len(ax.patches)
+    == len(legend(ax))
+    == 12
+  )
   assert 'run rule 1' not in legend(ax)  # That loss is beyond the limit.
   (chases,) = ax.collections
   assert [s[0][0] for s in chases.get_segments()] == [130, 131]

@@ -18,6 +18,7 @@ from isgd_jax.experiments.train import logs
 from isgd_jax.experiments.train import loop
 from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.devices import DevicesConfig
+from isgd_jax.plotting import _chart_figure
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -169,6 +170,7 @@ def draw_chart(
     raise InputError(str(error)) from error
   isgd = config.isgd
   _finish_axes(ax)
+  _chart_figure.draw_legend(ax)
   # Under the panel of trust, where there is one.
   ax.figure.axes[-1].set_xlabel(
     f'step ({config.model} on {config.data.dataset}, {isgd.method} over '
