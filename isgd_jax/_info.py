@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 import functools
 from typing import Any, NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,10 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
   Raises:
     ValueError: if there is none, or more than one.
 
+  Warns:
+    UserWarning: if it is under `optax.MultiSteps`, which shows it the loss of
+      one micro-batch.
+
   Examples:
     >>> import jax.numpy as jnp, optax, isgd_jax
     >>> optimizer = optax.chain(
@@ -214,7 +219,30 @@ def find_packed(opt_state: optax.OptState) -> PackedInfo:
       f'watch), found {len(infos)} in a {type(opt_state).__name__}. Pass the '
       'state of an optimizer that contains exactly one.'
     )
+  _warn_of_multi_steps(opt_state)
   return infos[0]
+
+
+def _warn_of_multi_steps(opt_state: optax.OptState) -> None:
+  """Warns where the chart is under `optax.MultiSteps`.
+
+  That hands on the mean gradient of k micro-batches beside the loss of the last
+  one: the chart judges, and a chase chases, a k-th of the batch.
+  """
+  is_packed = lambda node: isinstance(node, PackedInfo)
+  is_multi_steps = lambda node: isinstance(node, optax.MultiStepsState)
+  for node in jax.tree.leaves(opt_state, is_leaf=is_multi_steps):
+    if is_multi_steps(node) and any(
+      map(is_packed, jax.tree.leaves(node, is_leaf=is_packed))
+    ):
+      warnings.warn(
+        'optax.MultiSteps around isgd (or skip_out_of_control, or watch) shows '
+        'it the loss of the last micro-batch alone: flags and chases are about '
+        'that one. Accumulate inside the step with isgd_jax.microbatched, or '
+        'isgd_jax.training.nnx_microbatched, and leave MultiSteps out.',
+        UserWarning,
+        stacklevel=4,
+      )
 
 
 def to_numbers(packed: PackedInfo) -> dict[str, float | int | bool]:

@@ -1,6 +1,6 @@
-"""Flax helpers (the extra `flax`): NNX's `value_fn`, and Linen's `TrainState`.
+"""Flax helpers (the extra `flax`): NNX's `value_fn`, Linen's `TrainState`.
 
-Both give the chase of :func:`isgd_jax.isgd` what it needs to evaluate a batch
+They give the chase of :func:`isgd_jax.isgd` what it needs to evaluate a batch
 again, with the BatchNorm statistics and dropout keys of the first evaluation,
 and without a trace of the extra evaluations in the model's state. Equinox needs
 no helper: its modules are pytrees, and `value_fn` is a lambda.
@@ -22,6 +22,13 @@ try:
   from flax.training import train_state
 except ImportError as error:
   raise _extras.missing('isgd_jax.training', 'flax', 'flax', 'flax') from error
+
+from isgd_jax._nnx_microbatched import check_paths
+from isgd_jax._nnx_microbatched import is_nnx
+from isgd_jax._nnx_microbatched import nnx_microbatched
+from isgd_jax._nnx_microbatched import paths
+
+__all__ = ['TrainState', 'nnx_microbatched', 'nnx_value_fn']
 
 # The name under which Flax keeps float8 scales, beside 'params'.
 _OVERWRITE_WITH_GRADIENT = '_overwrite_with_gradient'
@@ -81,9 +88,9 @@ def nnx_value_fn(
     >>> int(isgd_jax.get_info(optimizer.opt_state).num_steps)
     1
   """
-  leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=_is_nnx)
-  is_object = [_is_nnx(leaf) for leaf in leaves]
-  objects = [leaf for leaf in leaves if _is_nnx(leaf)]
+  leaves, structure = jax.tree.flatten((args, kwargs), is_leaf=is_nnx)
+  is_object = [is_nnx(leaf) for leaf in leaves]
+  objects = [leaf for leaf in leaves if is_nnx(leaf)]
   is_wrt = nnx.filterlib.to_predicate(wrt)
   # All at once: what they share is shared by their copies too.
   graphdef, params_now, rest = nnx.split(
@@ -94,11 +101,11 @@ def nnx_value_fn(
   # Plain arrays, no Variables: merging these makes new Variables each time, so
   # that no evaluation can write to the caller's, or to another's.
   rest = nnx.as_pure(rest)
-  expected = _paths(params_now.get(0, {}))
+  expected = paths(params_now.get(0, {}))
 
   def value_fn(params: Any) -> Any:
     """The loss of the batch at `params`."""
-    _check_paths(_paths(params), expected, wrt)
+    check_paths(paths(params), expected, wrt)
     copied, *copies = nnx.merge(graphdef, nnx.State({0: params}), rest)
     copies = iter(copies)
     new_args, new_kwargs = structure.unflatten(
@@ -109,38 +116,6 @@ def nnx_value_fn(
     return result[0] if has_aux else result
 
   return value_fn
-
-
-def _is_nnx(leaf: Any) -> bool:
-  """Whether something is an NNX object, whose state an evaluation may move."""
-  return isinstance(leaf, (nnx.Pytree, nnx.Variable))
-
-
-def _paths(params: Any) -> set[str]:
-  """Where in a module its parameters are: 'layers.0.kernel'."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.')
-    for path, _ in jax.tree_util.tree_leaves_with_path(nnx.as_pure(params))
-  }
-
-
-def _check_paths(given: set[str], expected: set[str], wrt: Any) -> None:
-  """Raises where the parameters are not those that `wrt` names."""
-  if given != expected:
-    differences = [
-      f'{what} {", ".join(sorted(paths)[:5])}'
-      for what, paths in (
-        ('not', expected - given),
-        ('but', given - expected),
-      )
-      if paths
-    ]
-    raise ValueError(
-      f'wrt must be the filter that nnx.Optimizer has, got {wrt!r}: of the '
-      f'parameters it names, the optimizer hands over '
-      f'{", ".join(differences)}. Give nnx_value_fn and nnx.Optimizer the same '
-      'wrt.'
-    )
 
 
 class TrainState(train_state.TrainState):

@@ -161,3 +161,30 @@ def test_optax_finds_the_fields_in_what_get_info_unpacks():
   info = isgd_jax.get_info(state)
   for name in isgd_jax.ISGDInfo._fields:
     assert optax.tree.get(info, name) is getattr(info, name)
+
+
+@pytest.mark.parametrize('read', [isgd_jax.get_info, isgd_jax.info_dict])
+@pytest.mark.parametrize(
+  'inner',
+  [
+    isgd_jax.isgd(optax.sgd(0.1), isgd_jax.shewhart(5)),
+    optax.chain(
+      optax.clip_by_global_norm(1.0),
+      isgd_jax.skip_out_of_control(optax.sgd(0.1), isgd_jax.shewhart(5)),
+    ),
+  ],
+  ids=['isgd', 'chain'],
+)
+def test_multi_steps_around_a_chart_is_warned_of(inner, read):
+  around = optax.MultiSteps(inner, every_k_schedule=2).init(jnp.ones(3))
+  with pytest.warns(UserWarning, match=r'loss of the last micro-batch') as said:
+    read(around)
+  assert [warning.filename for warning in said] == [__file__]
+
+
+def test_multi_steps_beside_or_within_is_not():
+  multi = optax.MultiSteps(optax.sgd(0.1), 2)
+  within = isgd_jax.isgd(multi.gradient_transformation(), isgd_jax.shewhart(5))
+  beside = (state_after(()), multi.init(jnp.ones(3)))
+  for state in (within.init(jnp.ones(3)), beside):
+    isgd_jax.info_dict(state)  # Warnings are errors here.

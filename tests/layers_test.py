@@ -27,7 +27,7 @@ CORE = (
   # The public names.
   ('',),
   ('training', 'plotting', 'sampling', 'batch_size'),
-  ('_isgd', '_actions', '_mean_loss', '_describe'),
+  ('_isgd', '_actions', '_mean_loss', '_describe', '_nnx_microbatched'),
   ('_chase',),
   ('_info',),
   ('_charts',),

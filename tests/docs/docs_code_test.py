@@ -5,10 +5,14 @@ devices: devices/many_devices/docs_test.py. docs/batch_size.md times steps:
 docs/batch_size_docs_test.py.
 """
 
+import contextlib
+import json
 import pathlib
 import re
 import shlex
+import sys
 import tomllib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +54,9 @@ README_NAMES = {
 @pytest.mark.parametrize('page', WITH_CODE)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  # Loggers that nobody has to have.
+  monkeypatch.setitem(sys.modules, 'wandb', stub_of_wandb())
+  monkeypatch.setitem(sys.modules, 'mlflow', stub_of_mlflow())
   names = dict(README_NAMES) if page == 'README.md' else {}
   # As a user's JAX has it; Optax's Adam mixes dtypes.
   with jax.numpy_dtype_promotion('standard'):
@@ -130,6 +137,61 @@ def check_checkpoints(names):
   )
 
 
+def check_your_own_loop(names):
+  infos = names['of_all_steps']
+  assert infos.num_steps.tolist() == list(range(1, 301))
+  flagged = np.flatnonzero(infos.is_undertrained)
+  assert 150 in flagged
+  assert infos.num_chases_judged[-1] > 0
+  assert infos.num_gradient_evaluations[-1] > 300
+  assert pathlib.Path('chart.png').stat().st_size > 10_000
+  # It has learned, both meanings.
+  assert infos.loss[140:150].mean() < 0.5 * infos.loss[:10].mean()
+  assert infos.loss[-10:].mean() < 0.5 * infos.loss[150]
+  assert int(names['info'].num_steps) == 60
+  assert 0.0 <= float(names['rate']) <= 3e-3
+  rows = pathlib.Path('isgd.csv').read_text().splitlines()
+  assert rows[0] == ','.join(isgd_jax.ISGDInfo._fields)
+  assert len(rows) == 6
+  for logged in (names['wandb'].logged, names['mlflow'].logged):
+    assert logged == {100: names['numbers']}
+  assert names['numbers']['isgd/num_steps'] == 400
+
+
+def stub_of_wandb():
+  """As much of W&B as a page uses, with its signatures."""
+  module = types.ModuleType('wandb')
+  module.logged = {}
+
+  class Run:
+    def __enter__(self):
+      return self
+
+    def __exit__(self, *exception):
+      pass
+
+    def log(self, data, step=None, commit=None):
+      json.dumps(data, allow_nan=False)
+      module.logged[step] = data
+
+  module.init = lambda project=None, **options: Run()
+  return module
+
+
+def stub_of_mlflow():
+  """As much of MLflow as a page uses, with its signatures."""
+  module = types.ModuleType('mlflow')
+  module.logged = {}
+
+  def log_metrics(metrics: dict[str, float], step: int | None = None):
+    assert all(type(value) is float for value in metrics.values())
+    module.logged[step] = metrics
+
+  module.start_run = contextlib.nullcontext
+  module.log_metrics = log_metrics
+  return module
+
+
 def check_migrating(names):
   assert names['skipped_before'] == names['skipped_after'] == [200, 240, 280]
   np.testing.assert_allclose(
@@ -168,6 +230,7 @@ CHECKS = {
   'docs/migrating.md': check_migrating,
   'docs/streams.md': check_streams,
   'docs/troubleshooting.md': check_troubleshooting,
+  'docs/your_own_loop.md': check_your_own_loop,
 }
 
 

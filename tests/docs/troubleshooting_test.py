@@ -39,7 +39,8 @@ def test_multi_steps_around_shows_the_last_micro_batch():
   state = optimizer.init(PARAMS)
   for x in (X, 2 * X):
     _, state = step(optimizer, state, x=x)
-  info = isgd_jax.get_info(state)
+  with pytest.warns(UserWarning, match='loss of the last micro-batch'):
+    info = isgd_jax.get_info(state)
   assert int(info.num_steps) == 1
   assert info.loss == loss_fn(PARAMS, 2 * X)
 

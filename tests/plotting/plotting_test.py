@@ -250,7 +250,7 @@ def test_every_passed_array_is_drawn_where_it_belongs():
   assert (
     len(ax.get_lines()) + len(ax.collections) + len(ax.patches)
     == len(legend(ax))
-    == 12
+    == 13
   )
   assert 'run rule 1' not in legend(ax)  # That loss is beyond the limit.
   (chases,) = ax.collections
