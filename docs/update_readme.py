@@ -43,6 +43,14 @@ def numbers_section() -> str:
   return f'{command.verdict_of(ROOT / "results")}\n\n{bullets}'
 
 
+def verdict_section() -> str:
+  """The table of what to use, without what it is held against."""
+  lines = command.verdict_of(ROOT / 'results').split('\n\n')[0]
+  return '\n'.join(
+    '|'.join(line.split('|')[:5]) + '|' for line in lines.splitlines()
+  )
+
+
 def stream_numbers(rows: Rows) -> str:
   """What ISGD's loss on streams is against the base and every batch twice."""
   found = verdicts.stream_verdicts(rows)
@@ -328,6 +336,7 @@ def charts_section() -> str:
 def render(text: str) -> str:
   """`text` with every marked section that it has made anew."""
   for name, section in {
+    'verdict': verdict_section,
     'numbers': numbers_section,
     'demo': demo_section,
     'results': results_section,
