@@ -37,10 +37,7 @@ def numbers_section() -> str:
   rows = measured_rows()
   found = [stream_numbers(rows), stationary_numbers(rows)]
   found = [text for text in found if text] or [_NONE_YET]
-  bullets = '\n'.join(f'- {text}' for text in [*found, step_numbers()])
-  if not rows:
-    return bullets
-  return f'{command.verdict_of(ROOT / "results")}\n\n{bullets}'
+  return '\n'.join(f'- {text}' for text in [*found, step_numbers()])
 
 
 def verdict_section() -> str:
