@@ -256,3 +256,14 @@ def test_a_loss_that_is_no_scalar_and_another_wrt_are_said():
   _, _, value_fn = accumulate(model, *batch())
   with pytest.raises(ValueError, match='Give nnx_microbatched and nnx'):
     value_fn({'kernel': jnp.zeros((3, 1))})
+
+
+def test_the_loss_in_plain_jax_says_where_nnx_goes():
+  """A module among the parameters has keys and counts in it."""
+  plain = isgd_jax.microbatched(
+    lambda model, batch: loss_fn(model, *batch), microbatch_size=SIZE
+  )
+  with pytest.raises(ValueError, match=r'params must be float.*nnx_microb'):
+    plain(Net(nnx.Rngs(0)), batch(), NUM)
+  with pytest.raises(ValueError, match=r"got int32 at params\['n'\]"):
+    plain({'w': jnp.ones(3), 'n': jnp.int32(3)}, batch(), NUM)

@@ -139,6 +139,14 @@ def microbatched(
   loss.defvjp(forward, backward)
 
   def checked_loss(params, batch, num_microbatches):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+      if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        raise ValueError(
+          'params must be floating-point arrays alone, got '
+          f'{jnp.result_type(leaf)} at params{jax.tree_util.keystr(path)}. '
+          'Close over the rest of the state (eqx.partition, nnx.split); for an '
+          'NNX module take isgd_jax.training.nnx_microbatched.'
+        )
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
       if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] % microbatch_size:
         raise ValueError(

@@ -41,6 +41,12 @@ class Bar(tqdm.tqdm):
      10%|7      | 120/1200 [00:03<00:27, loss 0.123]
   """
 
+  def begin(self, total: int, done: int) -> None:
+    """Begins, with so much done before, which says nothing of the speed."""
+    self.reset(total)
+    self.initial = self.n = self.last_print_n = done
+    self.refresh()
+
   @staticmethod
   def format_meter(  # pyright: ignore[reportIncompatibleMethodOverride]
     n: float,
@@ -107,8 +113,7 @@ class Lines:
     self._title = title
     self._unit = unit
     self._postfix = ''
-    self.n = initial
-    self.reset(total)
+    self.begin(total, initial)
 
   def __enter__(self) -> Self:
     return self
@@ -116,9 +121,10 @@ class Lines:
   def __exit__(self, *exception: object) -> None:
     self.close()
 
-  def reset(self, total: int | None = None) -> None:
-    """Begins anew from what is done so far."""
+  def begin(self, total: int | None, done: int) -> None:
+    """Begins, with so much done before, which says nothing of the speed."""
     self.total = total
+    self.n = done
     self._initial = self.n
     self._start = self._clock()
     self._gap = _FIRST_SECONDS
@@ -178,7 +184,7 @@ def progress(
   """Shows how far long work has come, on stderr.
 
   Args:
-    total: how much there is to do; None if that comes with `reset`.
+    total: how much there is to do; None if that comes with `begin`.
     title: what it is.
     unit: of what is counted.
     initial: how much is done already.
@@ -186,7 +192,7 @@ def progress(
       is known, and elsewhere lines within `lines_elsewhere`, or else nothing.
 
   Returns:
-    A bar or its like, a context, with `update`, `reset`, `set_description` and
+    A bar or its like, a context, with `update`, `begin`, `set_description` and
     `set_postfix_str`.
 
   Example:

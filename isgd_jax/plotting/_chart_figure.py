@@ -182,8 +182,8 @@ def _shade_phase_one(
   edges = np.flatnonzero(np.diff(np.r_[False, ~is_monitoring, False]))
   for number, (first, end) in enumerate(edges.reshape(-1, 2)):
     ax.axvspan(
-      steps[first] - 0.5,
-      steps[end - 1] + 0.5,
+      float(steps[first]) - 0.5,
+      float(steps[end - 1]) + 0.5,
       color=GREY,
       alpha=0.18,
       linewidth=0,

@@ -1,6 +1,7 @@
 """What `isgd-jax` shows on a terminal, into a file, and after Ctrl-C."""
 
 import fcntl
+import io
 import os
 import pathlib
 import pty
@@ -166,6 +167,21 @@ def test_lines_count_on_from_where_they_begin(capsys):
   assert capsys.readouterr().err == (
     '60 of 100 runs (60 %), 00:10 so far, about 00:40 left\n'
   )
+
+
+def test_a_run_that_is_carried_on_is_not_taken_for_a_fast_one(capsys):
+  now = [0.0]
+  lines = progress.Lines(clock=lambda: now[0])
+  lines.begin(1000, 900)
+  now[0] = 10.0
+  lines.update(10)
+  assert 'about 01:30 left' in capsys.readouterr().err
+  bar = progress.Bar(disable=False, file=io.StringIO())
+  bar.begin(1000, 900)
+  bar.update(10)
+  assert bar.format_dict['initial'] == 900
+  assert bar.format_dict['n'] == 910
+  bar.close()
 
 
 def test_only_the_command_writes_lines(capsys):

@@ -45,8 +45,7 @@ class Run(NamedTuple):
     checkpoint_every = resumption.checkpoint_every(
       self.config, self.plan.batches_per_cycle
     )
-    self.bar.reset(self.plan.num_steps)
-    self.bar.update(step)
+    self.bar.begin(self.plan.num_steps, step)
     while True:
       is_last = step >= self.plan.num_steps
       # One signal, seen once: another may come while this is under way.
