@@ -315,6 +315,10 @@ _COMMANDS: dict[str, type] = {
   'report': Report,
   'demonstrate': Demonstrate,
 }
+# An option that need not be given takes INT, not {None}|INT (tyro from 1.0 on).
+_MARKERS = (
+  (tyro.conf.DisallowNone,) if hasattr(tyro.conf, 'DisallowNone') else None
+)
 # What must follow a command.
 _NEEDED = {
   'chart': 'the folder of a run, as in isgd-jax chart isgd-run',
@@ -394,8 +398,7 @@ def _cli(args: Sequence[str] | None, train: Train) -> Command:
       description='Experiments with inconsistent SGD (ISGD) in JAX. '
       'isgd-jax --version says which version this is.',
       args=given,
-      # So that an option that need not be given takes INT, not {None}|INT.
-      config=(tyro.conf.DisallowNone,),
+      config=_MARKERS,
     )
 
 

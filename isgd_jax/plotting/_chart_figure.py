@@ -143,18 +143,12 @@ def draw(ax: Axes, columns: Columns) -> None:
 
 
 def draw_legend(ax: Axes) -> None:
-  """A legend above the axes, of what they show.
-
-  On a logarithmic scale there is nothing to see of what is not positive, so
-  draw it anew when the scale has changed.
-  """
+  """A legend above the axes, of what their scale can show."""
   is_log = ax.get_yscale() == 'log'
   entries = [
     (handle, label)
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
-    if not is_log
-    or not hasattr(handle, 'get_ydata')
-    or (np.asarray(handle.get_ydata(), np.float64) > 0).any()
+    if not (is_log and _is_below_zero(handle))
   ]
   if not entries:
     return
@@ -173,6 +167,10 @@ def draw_legend(ax: Axes) -> None:
     handlelength=1.6,
     columnspacing=1.2,
   )
+
+
+def _is_below_zero(handle: Any) -> bool:
+  return hasattr(handle, 'get_ydata') and not (handle.get_ydata() > 0).any()
 
 
 def _shade_phase_one(

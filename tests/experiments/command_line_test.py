@@ -51,6 +51,7 @@ def test_help_at_80_columns_is_as_it_was_looked_at(
   assert found == path.read_text()
 
 
+@pytest.mark.one_version
 @pytest.mark.parametrize('columns', [60, 80, 120])
 @pytest.mark.parametrize('command', COMMANDS)
 def test_help_fits_and_wraps_once(capsys, monkeypatch, command, columns):
