@@ -77,8 +77,8 @@ class Bar:
   def set_description(self, text):
     del text
 
-  def set_postfix(self, **kwargs):
-    del kwargs
+  def set_postfix_str(self, text):
+    del text
 
 
 @pytest.fixture
