@@ -200,7 +200,10 @@ class _Wrapped:
     """Writes lines that fit."""
     width = shutil.get_terminal_size().columns
     lines = [
-      line if len(line) <= width or '│' in line else textwrap.fill(line, width)
+      # Options and names have hyphens, and are not to be broken at them.
+      line
+      if len(line) <= width or '│' in line
+      else textwrap.fill(line, width, break_on_hyphens=False)
       for line in text.split('\n')
     ]
     return self._stream.write('\n'.join(lines))
