@@ -20,6 +20,9 @@ from isgd_jax._charts.estimators import MedianState
 from isgd_jax._charts.estimators import MovingRangeState
 from isgd_jax._charts.ewma import EwmaState
 from isgd_jax._charts.ewma import ewma
+from isgd_jax._charts.joined import all_of
+from isgd_jax._charts.joined import any_of
+from isgd_jax._charts.joined import chart_of
 from isgd_jax._charts.restart import RestartState
 from isgd_jax._charts.restart import with_restart
 from isgd_jax._charts.run_rules import RunRule
@@ -43,12 +46,26 @@ from isgd_jax._devices.shares import measure_throughputs
 from isgd_jax._devices.shares import pad_shards
 from isgd_jax._devices.shares import proportional_shards
 from isgd_jax._info import ISGDInfo
+from isgd_jax._info import PartInfo
 from isgd_jax._info import get_info
+from isgd_jax._info import get_parts
 from isgd_jax._isgd import ISGDState
 from isgd_jax._isgd import isgd
 from isgd_jax._isgd import paper_isgd
 from isgd_jax._mean_loss import ScaleByMeanLossState
 from isgd_jax._mean_loss import scale_by_mean_loss
+from isgd_jax._reactions.clip import ClipState
+from isgd_jax._reactions.clip import clip
+from isgd_jax._reactions.react import ReactState
+from isgd_jax._reactions.react import react
+from isgd_jax._reactions.reaction import Reaction
+from isgd_jax._reactions.reaction import ReactionStep
+from isgd_jax._reactions.reset import ResetState
+from isgd_jax._reactions.reset import reset
+from isgd_jax._reactions.rewarm import RewarmState
+from isgd_jax._reactions.rewarm import rewarm
+from isgd_jax._reactions.skip import SkippingState
+from isgd_jax._reactions.skip import skip
 
 __version__ = '0.1.0'
 
@@ -60,8 +77,17 @@ __all__ = (
   'watch',
   'get_info',
   'info_dict',
+  'get_parts',
   'describe_chases',
   'scale_by_mean_loss',
+  # A chart and reactions to it.
+  'react',
+  'skip',
+  'clip',
+  'reset',
+  'rewarm',
+  'Reaction',
+  'ReactionStep',
   # Many devices, of equal and unequal speed.
   'value_and_grad',
   'proportional_shards',
@@ -75,6 +101,9 @@ __all__ = (
   'ewma',
   'cusum',
   'difference_chart',
+  'chart_of',
+  'any_of',
+  'all_of',
   'with_run_rules',
   'with_restart',
   'ControlChart',
@@ -92,6 +121,12 @@ __all__ = (
   'ISGDState',
   'SkipState',
   'WatchState',
+  'PartInfo',
+  'ReactState',
+  'SkippingState',
+  'ClipState',
+  'ResetState',
+  'RewarmState',
   'PaddedShards',
   'ScaleByMeanLossState',
   'WindowState',

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
-from isgd_jax import _checks
-from isgd_jax import _frozen_update
 from isgd_jax import _info
 from isgd_jax._charts import judging
+from isgd_jax._charts import statistics
 from isgd_jax._charts.chart import ControlChart
-from isgd_jax._chase import value_fn as value_fns
-
-_CALL = 'optimizer.update(grads, opt_state, params, value=loss)'
+from isgd_jax._reactions import react as react_lib
+from isgd_jax._reactions import skip as skip_lib
 
 
 class WatchState(NamedTuple):
@@ -52,6 +48,7 @@ def watch(
   control_chart: ControlChart,
   *,
   axis_name: str | tuple[str, ...] | None = None,
+  any_device: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """A control chart of the losses that changes nothing.
 
@@ -59,16 +56,19 @@ def watch(
   as they are, and :func:`get_info` reads the chart from the state.
 
   Args:
-    control_chart: judges the losses, for example :func:`shewhart`.
+    control_chart: judges the losses, for example :func:`shewhart`; or another
+      statistic (:func:`chart_of`), or several (:func:`any_of`).
     axis_name: name or names of the device axis that the losses are averaged
       over, so that all devices have one chart. Not needed under plain
       `jax.jit`, sharded or not.
+    any_device: as in :func:`react`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs`, whose `update` needs the
     keyword argument ``value``, the loss of the batch, a real scalar: of the
     whole batch, or with `axis_name` of this device's share, whose
-    ``shard_weight`` is as in :func:`value_and_grad`.
+    ``shard_weight`` is as in :func:`value_and_grad`; or what else the chart
+    judges, as in :func:`react`.
 
   Raises:
     ValueError: from `update`, if `value` is missing or no real scalar.
@@ -86,6 +86,9 @@ def watch(
     >>> print(isgd_jax.get_info(opt_state).is_undertrained)
     True
   """
+  statistics.check_chart(
+    'watch', control_chart, axis_name=axis_name, any_device=any_device
+  )
 
   def init_fn(params: optax.Params) -> WatchState:
     del params
@@ -97,19 +100,20 @@ def watch(
     params: optax.Params | None = None,
     *,
     value: jax.typing.ArrayLike | None = None,
+    grad: optax.Updates | None = None,
     shard_weight: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> tuple[optax.Updates, WatchState]:
-    del params, extra_args
+    del params
     judged = judging.judge(
       'watch',
       control_chart,
       state,
       WatchState,
-      value,
-      call=_CALL,
+      judging.Given(value, updates, grad, extra_args, shard_weight),
+      call=react_lib.CALL,
       axis_name=axis_name,
-      shard_weight=shard_weight,
+      any_device=any_device,
     )
     packed_info = _info.next_info(
       state.packed_info,
@@ -128,6 +132,7 @@ def skip_out_of_control(
   *,
   max_consecutive: jax.typing.ArrayLike | None = 10,
   axis_name: str | tuple[str, ...] | None = None,
+  any_device: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   """Drops batches whose loss is above the upper control limit.
 
@@ -135,6 +140,8 @@ def skip_out_of_control(
   `max_consecutive` batches above the limit in a row the next ones are let
   through, until one is within it: what stays is no spike. A loss that is not
   finite is not judged; put :func:`optax.apply_if_finite` around this for those.
+
+  It is :func:`react` with the one reaction :func:`skip`, in a state of its own.
 
   Meant for charts whose statistic is the loss itself (:func:`shewhart`). A sum
   or an average (:func:`cusum`, :func:`ewma`) flags good batches too, while it
@@ -152,6 +159,7 @@ def skip_out_of_control(
     axis_name: name or names of the device axis that the losses are averaged
       over, so that all devices skip alike. Not needed under plain `jax.jit`,
       sharded or not.
+    any_device: as in :func:`react`.
 
   Returns:
     An :class:`optax.GradientTransformationExtraArgs`, whose `update` needs the
@@ -181,60 +189,16 @@ def skip_out_of_control(
     OLMo et al., `2 OLMo 2 Furious <https://arxiv.org/abs/2501.00656>`_, 2025
     (on loss spikes and skipping).
   """
-  if max_consecutive is not None:
-    _checks.check_number(
-      'max_consecutive', max_consecutive, minimum=1, integer=True
-    )
-  base = optax.with_extra_args_support(base_optimizer)
-
-  def init_fn(params: optax.Params) -> SkipState:
-    return SkipState(
-      base.init(params),
-      control_chart.init(),
-      _info.initial_info(control_chart),
-      jnp.zeros((), jnp.int32),
-    )
-
-  def update_fn(
-    updates: optax.Updates,
-    state: Any,
-    params: optax.Params | None = None,
-    *,
-    value: jax.typing.ArrayLike | None = None,
-    value_fn: Callable[..., Any] | None = None,
-    shard_weight: jax.typing.ArrayLike | None = None,
-    **extra_args: Any,
-  ) -> tuple[optax.Updates, SkipState]:
-    chart_state, value, loss, reading = judging.judge(
-      'skip_out_of_control',
-      control_chart,
-      state,
-      SkipState,
-      value,
-      call=_CALL,
-      axis_name=axis_name,
-      shard_weight=shard_weight,
-    )
-    base_update = value_fns.bind_base_update(
-      base, extra_args, value=value, value_fn=value_fn, chart_reading=reading
-    )
-    row = state.num_above_in_a_row
-    if max_consecutive is None:
-      is_skipped = reading.is_above
-    else:
-      most = jnp.asarray(max_consecutive).astype(jnp.int32)
-      is_skipped = reading.is_above & (row < most)
-      row = jnp.where(reading.is_above, jnp.minimum(row + 1, most), 0)
-      row = jnp.where(jnp.isfinite(loss), row, state.num_above_in_a_row)
-    new_updates, base_state = _frozen_update.update_unless(
-      is_skipped, base_update, updates, state.base_state, params
-    )
-    new_updates = jax.tree.map(
-      lambda u: jnp.where(is_skipped, jnp.zeros_like(u), u), new_updates
-    )
-    packed_info = _info.next_info(
-      state.packed_info, loss, reading, _info.no_chase(loss), is_skipped
-    )
-    return new_updates, SkipState(base_state, chart_state, packed_info, row)
-
-  return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+  return react_lib.around(
+    'skip_out_of_control',
+    base_optimizer,
+    control_chart,
+    (skip_lib.skip(max_consecutive),),
+    SkipState,
+    pack=lambda states: states['skip'].num_above_in_a_row,
+    unpack=lambda state: {
+      'skip': skip_lib.SkippingState(state.num_above_in_a_row)
+    },
+    axis_name=axis_name,
+    any_device=any_device,
+  )

@@ -42,7 +42,7 @@ def update_unless(
     The updates and the new state. Where `is_frozen`, the state is the old one
     bit for bit and the updates mean nothing.
   """
-  keep = functools.partial(_keep_if, is_frozen)
+  keep = functools.partial(keep_if, is_frozen)
   if not _checks.is_traced(is_frozen):
     # Op by op there is no copy to avoid, and tracing would change the ops.
     new_updates, new_state = update(updates, state, params)
@@ -125,7 +125,7 @@ def evaluate_substituting(
   )
 
 
-def _keep_if(is_frozen: jax.Array, old: Any, new: Any) -> jax.Array:
+def keep_if(is_frozen: jax.Array, old: Any, new: Any) -> jax.Array:
   """`old` where `is_frozen`, else `new`, in the dtype of `old`; keys too."""
   old, new = jnp.asarray(old), jnp.asarray(new)
   return jnp.where(is_frozen, old, _cast(new, old.dtype))

@@ -13,13 +13,15 @@ import numpy as np
 import optax
 
 from isgd_jax._charts import chart as chart_lib
+from isgd_jax._charts import statistics
 
 
 class ISGDInfo(NamedTuple):
   """What inconsistent SGD saw and did; all arrays are scalars.
 
   Attributes:
-    loss: loss of the last batch as it was found, floating.
+    loss: loss of the last batch as it was found, floating; the statistic that
+      the chart judges, where it is another and `update` was given no loss.
     mean: centre line of the chart that judged it, floating.
     sigma: standard deviation of that chart, floating.
     control_limit: its upper control limit, floating; `+inf` in Phase I.
@@ -91,6 +93,29 @@ class ISGDInfo(NamedTuple):
   num_chases_undone: jax.Array
 
 
+class PartInfo(NamedTuple):
+  """What one part of a joined chart said of the last batch; all are scalars.
+
+  Attributes:
+    statistic: what the part held against its limits, floating; what it judges
+      itself in a Shewhart chart.
+    mean: its centre line, floating.
+    sigma: its standard deviation, floating.
+    lower_limit: its lower control limit, floating; `-inf` in Phase I.
+    upper_limit: its upper control limit, floating; `+inf` in Phase I.
+    is_above: whether it found the batch out of control upwards, boolean.
+    is_below: whether it did so downwards, boolean.
+  """
+
+  statistic: jax.Array
+  mean: jax.Array
+  sigma: jax.Array
+  lower_limit: jax.Array
+  upper_limit: jax.Array
+  is_above: jax.Array
+  is_below: jax.Array
+
+
 class PackedInfo(NamedTuple):
   """An :class:`ISGDInfo` as it is kept in the state.
 
@@ -99,7 +124,8 @@ class PackedInfo(NamedTuple):
   the smallest steps.
 
   Attributes:
-    floats: the floating fields, float[9].
+    floats: the floating fields, float[9], and of a joined chart those of the
+      :class:`PartInfo` of each part, float[9 + 7 p].
     integers: the integer and boolean fields, int32[19].
   """
 
@@ -124,10 +150,13 @@ _COUNTERS = (
 )
 
 
-def pack(info: ISGDInfo) -> PackedInfo:
-  """Packs `info`; `unpack` is its inverse."""
+def pack(info: ISGDInfo, parts: Sequence[PartInfo] = ()) -> PackedInfo:
+  """Packs `info` and `parts`; `unpack` is its inverse."""
+  floats = [getattr(info, name) for name in _FLOATS]
+  dtype = floats[0].dtype
+  floats += [field.astype(dtype) for part in parts for field in part]
   return PackedInfo(
-    floats=_vector([getattr(info, name) for name in _FLOATS]),
+    floats=_vector(floats),
     integers=_vector(
       [jnp.asarray(getattr(info, name), jnp.int32) for name in _INTEGERS]
     ),
@@ -180,8 +209,8 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
 
   Args:
     opt_state: state of a transformation that contains :func:`isgd`,
-      :func:`skip_out_of_control` or :func:`watch` once, at any depth of
-      `optax.chain`, `optax.inject_hyperparams` and the like.
+      :func:`react`, :func:`skip_out_of_control` or :func:`watch` once, at any
+      depth of `optax.chain`, `optax.inject_hyperparams` and the like.
 
   Returns:
     The :class:`ISGDInfo`.
@@ -205,6 +234,44 @@ def get_info(opt_state: optax.OptState) -> ISGDInfo:
   return unpack(find_packed(opt_state))
 
 
+def get_parts(opt_state: optax.OptState) -> tuple[PartInfo, ...]:
+  """What each part of a joined chart said of the last batch.
+
+  Args:
+    opt_state: as for :func:`get_info`.
+
+  Returns:
+    A :class:`PartInfo` for each chart of a single statistic, in the order in
+    which they were joined; none where the chart is of one statistic, of which
+    :func:`get_info` has all.
+
+  Raises:
+    ValueError: as :func:`get_info`.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax, isgd_jax
+    >>> chart = isgd_jax.any_of(
+    ...     isgd_jax.fixed_limits(1.0, 0.1),
+    ...     isgd_jax.chart_of('gradient_norm', isgd_jax.fixed_limits(5.0, 1.0)))
+    >>> watch = isgd_jax.watch(chart)
+    >>> grads = jnp.array([6.0, 8.0])
+    >>> _, state = watch.update(grads, watch.init(grads), value=1.0)
+    >>> _, of_norm = isgd_jax.get_parts(state)
+    >>> print(of_norm.statistic, of_norm.upper_limit, of_norm.is_above)
+    10.0 8.0 True
+  """
+  floats = find_packed(opt_state).floats[..., len(_FLOATS) :]
+  size = len(PartInfo._fields)
+  parts = [
+    PartInfo(*(floats[..., start + i] for i in range(size)))
+    for start in range(0, floats.shape[-1], size)
+  ]
+  return tuple(
+    part._replace(is_above=part.is_above != 0, is_below=part.is_below != 0)
+    for part in parts
+  )
+
+
 def find_packed(opt_state: optax.OptState) -> PackedInfo:
   """The one packed info in an optimizer state; ValueError where none is."""
   is_packed = lambda node: isinstance(node, PackedInfo)
@@ -215,9 +282,10 @@ def find_packed(opt_state: optax.OptState) -> PackedInfo:
   ]
   if len(infos) != 1:
     raise ValueError(
-      f'opt_state must hold the state of one isgd (or skip_out_of_control, or '
-      f'watch), found {len(infos)} in a {type(opt_state).__name__}. Pass the '
-      'state of an optimizer that contains exactly one.'
+      'opt_state must hold the state of one isgd (or react, or '
+      f'skip_out_of_control, or watch), found {len(infos)} in a '
+      f'{type(opt_state).__name__}. Pass the state of an optimizer that '
+      'contains exactly one, or that part of it.'
     )
   _warn_of_multi_steps(opt_state)
   return infos[0]
@@ -248,7 +316,8 @@ def _warn_of_multi_steps(opt_state: optax.OptState) -> None:
 def to_numbers(packed: PackedInfo) -> dict[str, float | int | bool]:
   """Plain Python numbers of an info that is on the host, in its order."""
   floats, integers = (np.asarray(leaf).tolist() for leaf in packed)
-  numbers = dict(zip(_FLOATS, floats, strict=True))
+  # Those of the parts of a joined chart come after them.
+  numbers = dict(zip(_FLOATS, floats[: len(_FLOATS)], strict=True))
   numbers |= dict(zip(_INTEGERS, integers, strict=True))
   return {
     name: bool(numbers[name]) if name in _BOOLEANS else numbers[name]
@@ -259,14 +328,30 @@ def to_numbers(packed: PackedInfo) -> dict[str, float | int | bool]:
 def initial_info(control_chart: chart_lib.ControlChart) -> PackedInfo:
   """Zeros, and no limit yet."""
   _, reading = jax.eval_shape(
-    lambda: control_chart.update(control_chart.init(), 0.0)
+    lambda: control_chart.update(
+      control_chart.init(), statistics.placeholders(control_chart)
+    )
   )
-  floats = jnp.zeros(len(_FLOATS), reading.mean.dtype)
+  num_parts = len(_joined_in(reading))
+  num_floats = len(_FLOATS) + num_parts * len(PartInfo._fields)
+  floats = jnp.zeros(num_floats, reading.mean.dtype)
+  for part in range(num_parts):
+    for name in ('lower_limit', 'upper_limit'):
+      place = len(_FLOATS) + part * len(PartInfo._fields)
+      place += PartInfo._fields.index(name)
+      floats = floats.at[place].set(-jnp.inf if name[0] == 'l' else jnp.inf)
   floats = floats.at[_FLOATS.index('control_limit')].set(jnp.inf)
   return PackedInfo(
     floats=floats.at[_FLOATS.index('lower_limit')].set(-jnp.inf),
     integers=jnp.zeros(len(_INTEGERS), jnp.int32),
   )
+
+
+def _joined_in(
+  reading: chart_lib.ChartReading,
+) -> list[chart_lib.ChartReading]:
+  """The readings of single statistics of a joined one; none of another."""
+  return [] if reading.parts is None else statistics.leaf_readings(reading)
 
 
 def next_info(
@@ -304,7 +389,19 @@ def next_info(
       num_skipped=is_skipped,
       is_chase_undone=outcome.is_undone,
       **_record_of(outcome, loss.dtype),
-    )
+    ),
+    [
+      PartInfo(
+        statistic=part.statistic,
+        mean=part.mean,
+        sigma=part.sigma,
+        lower_limit=part.lower_limit,
+        upper_limit=part.upper_limit,
+        is_above=part.is_above,
+        is_below=part.is_below,
+      )
+      for part in _joined_in(reading)
+    ],
   )
   before = jnp.where(np.isin(_INTEGERS, _COUNTERS), packed.integers, 0)
   room = jnp.iinfo(jnp.int32).max - before

@@ -18,6 +18,7 @@ from isgd_jax import _checks
 from isgd_jax import _info
 from isgd_jax._charts import judging
 from isgd_jax._charts import shewhart as shewhart_lib
+from isgd_jax._charts import statistics
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
 from isgd_jax._charts.chart import loss_limit_of
@@ -67,6 +68,7 @@ def isgd(
   guard: bool = True,
   probation: bool | None = None,
   axis_name: str | tuple[str, ...] | None = None,
+  any_device: bool = False,
   has_aux: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
   r"""Inconsistent SGD around any base optimizer.
@@ -128,8 +130,10 @@ def isgd(
       used and its evaluations are not counted.
     control_chart: judges the losses: :func:`default_chart`, which the evidence
       supports for all uses, :func:`shewhart`, :func:`ewma`, :func:`cusum`,
-      :func:`difference_chart`, or one of your own. A batch that it finds out of
-      control upwards is chased if its loss is above the target.
+      :func:`difference_chart`, or one of your own; or several joined, one of
+      them of the loss (:func:`any_of`). A batch that it finds out of control
+      upwards is chased if its loss is above the target of the chart of the
+      loss.
     solver: takes the chase steps, :func:`gauss_newton` or
       :func:`gradient_descent`.
     chase_to: target of the chase, the chart's `'mean'` or its upper control
@@ -164,6 +168,8 @@ def isgd(
     axis_name: name or names of the device axis that the losses are averaged
       over, as in :func:`value_and_grad`; `updates` must be an average already,
       `value` may be. Not needed under plain `jax.jit`, sharded or not.
+    any_device: as in :func:`react`; the batch is chased where its loss, of all
+      devices, is above the target.
     has_aux: whether `value_fn` returns `(loss, aux)`; the aux of extra
       evaluations is dropped.
 
@@ -248,6 +254,7 @@ def isgd(
       base_update_when_chasing=base_update_when_chasing,
       base_state_when_chasing=base_state_when_chasing,
       axis_name=axis_name,
+      any_device=any_device,
       has_aux=has_aux,
       guard=guard,
       probation=probation,
@@ -319,6 +326,7 @@ def paper_isgd(
       base_update_when_chasing=True,
       base_state_when_chasing='advanced',
       axis_name=axis_name,
+      any_device=False,
       has_aux=has_aux,
       tolerance=0.0,
       guard=False,
@@ -331,6 +339,19 @@ def _make(
 ) -> optax.GradientTransformationExtraArgs:
   """The transformation for checked settings."""
   _checks.check_choice('chase_to', settings.chase_to, ('mean', 'limit'))
+  statistics.check_chart(
+    'isgd',
+    settings.control_chart,
+    axis_name=settings.axis_name,
+    any_device=settings.any_device,
+  )
+  names = statistics.names_of(settings.control_chart)
+  if statistics.LOSS not in names:
+    raise ValueError(
+      'isgd needs a chart of the loss, whose mean it chases the loss to, got '
+      f'one of {", ".join(map(repr, names))}. Join it to one with any_of or '
+      'all_of, or take react for other reactions than a chase.'
+    )
   _checks.check_number(
     'max_chase_steps', settings.max_chase_steps, minimum=0, integer=True
   )
@@ -387,10 +408,10 @@ def _make(
       settings.control_chart,
       state,
       ISGDState,
-      value,
+      judging.Given(value, updates, grad, extra_args, shard_weight),
       call=_CALL,
       axis_name=settings.axis_name,
-      shard_weight=shard_weight,
+      any_device=settings.any_device,
     )
     if value_fn is not None:
       value_fn = value_fns.loss_only(value_fn, settings.has_aux)

@@ -27,7 +27,11 @@ CORE = (
   # The public names.
   ('',),
   ('training', 'plotting', 'sampling', 'batch_size'),
-  ('_isgd', '_actions', '_mean_loss', '_describe', '_nnx_microbatched'),
+  (
+    *('_isgd', '_actions', '_presets'),
+    *('_mean_loss', '_describe', '_nnx_microbatched'),
+  ),
+  ('_reactions',),
   ('_chase',),
   ('_info',),
   ('_charts',),

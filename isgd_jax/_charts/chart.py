@@ -48,6 +48,8 @@ class ChartReading(NamedTuple):
     baseline: what is taken off the loss before it is compared with the losses
       of other batches, floating scalar (:func:`difference_chart`). None means
       0.
+    parts: readings of the charts that this one is joined from, a tuple
+      (:func:`any_of`). None where it is joined from none.
   """
 
   mean: jax.Array
@@ -61,6 +63,7 @@ class ChartReading(NamedTuple):
   loss_limit: jax.Array | None = None
   deviation: jax.Array | None = None
   baseline: jax.Array | None = None
+  parts: tuple[ChartReading, ...] | None = None
 
 
 class ControlChart(NamedTuple):
@@ -77,6 +80,9 @@ class ControlChart(NamedTuple):
       multiple of sigma from the mean.
     restart: `restart(state, is_due) -> state`: back in Phase I where `is_due`,
       a boolean scalar. None has the whole state of `init` put in.
+    statistic: what the chart judges, the `'loss'` of the batch or what
+      :func:`chart_of` says; of a joined chart the tuple of those of its parts,
+      and `update` takes a tuple of scalars like it.
 
   Examples:
     >>> import isgd_jax
@@ -89,9 +95,10 @@ class ControlChart(NamedTuple):
   """
 
   init: Callable[[], Any]
-  update: Callable[[Any, jax.typing.ArrayLike], tuple[Any, ChartReading]]
+  update: Callable[[Any, Any], tuple[Any, ChartReading]]
   kind: str = 'custom'
   restart: Callable[[Any, jax.Array], Any] | None = None
+  statistic: Any = 'loss'
 
 
 def limits_around(
@@ -134,6 +141,16 @@ def read_limits(
   )
 
 
+def reciprocal(
+  mean: jax.Array, limit: jax.Array, value: jax.Array
+) -> jax.Array:
+  """Above the mean by the limit's distance squared over that of `value`."""
+  distance = value - mean
+  is_above = distance > 0
+  width = jnp.where(is_above, limit - mean, 0.0)
+  return mean + width * (width / jnp.where(is_above, distance, 1.0))
+
+
 def loss_limit_of(reading: ChartReading) -> jax.Array:
   """The upper control limit of the loss itself, in units of the loss.
 
@@ -167,11 +184,13 @@ def as_arrays(
 
   Returns:
     The reading, its floating fields in `dtype`, flags boolean, rules int32.
-    Only `loss_limit` stays None where :func:`loss_limit_of` would raise.
+    Only `loss_limit` stays None where :func:`loss_limit_of` would raise. The
+    parts, if any, are left as they are.
 
   Raises:
     ValueError: on a field that is no real scalar.
   """
+  parts, reading = reading.parts, reading._replace(parts=None)
   for name, field in zip(reading._fields, reading, strict=True):
     if field is not None:
       _checks.check_real_scalar(
@@ -203,7 +222,7 @@ def as_arrays(
     'is_below': jnp.asarray(filled.is_below).astype(bool),
     'violated_rules': jnp.asarray(filled.violated_rules).astype(jnp.int32),
   }
-  filled = jax.tree.map(floating, filled)._replace(**integers)
+  filled = jax.tree.map(floating, filled)._replace(**integers, parts=parts)
   return filled if has_limit else filled._replace(loss_limit=None)
 
 
@@ -271,6 +290,15 @@ def restart_if(chart: ControlChart, state: Any, is_due: jax.Array) -> Any:
   return jax.tree.map(
     lambda new, old: jnp.where(is_due, new, old), chart.init(), state
   )
+
+
+def check_single(name: str, chart: ControlChart) -> None:
+  """Raises if a chart that `name` is to go around is joined from several."""
+  if not isinstance(chart.statistic, str):
+    raise ValueError(
+      f'{name} needs a chart of one statistic, got one of kind {chart.kind!r} '
+      f'of {chart.statistic}. Put {name} around its parts, then join them.'
+    )
 
 
 def z_score(reading: ChartReading, loss: jax.Array) -> jax.Array:

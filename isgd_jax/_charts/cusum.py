@@ -139,4 +139,6 @@ def cusum(
       jnp.where(is_due, 0.0, state.low),
     )
 
-  return ControlChart(init_fn, update_fn, 'cusum', restart_fn)
+  return ControlChart(
+    init_fn, update_fn, 'cusum', restart_fn, reference.statistic
+  )

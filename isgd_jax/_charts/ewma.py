@@ -138,4 +138,6 @@ def ewma(
       jnp.where(is_due, 1.0, state.remainder),
     )
 
-  return ControlChart(init_fn, update_fn, 'ewma', restart_fn)
+  return ControlChart(
+    init_fn, update_fn, 'ewma', restart_fn, reference.statistic
+  )

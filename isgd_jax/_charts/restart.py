@@ -61,6 +61,7 @@ def with_restart(chart: ControlChart, restart_after: int) -> ControlChart:
   )
   if not isinstance(chart, ControlChart):
     raise ValueError(f'chart must be a ControlChart, got {chart!r}.')
+  chart_lib.check_single('with_restart', chart)
 
   def init_fn() -> RestartState:
     return RestartState(chart.init(), jnp.zeros((), jnp.int32))
@@ -87,4 +88,6 @@ def with_restart(chart: ControlChart, restart_after: int) -> ControlChart:
       jnp.where(is_due, jnp.int32(0), state.num_flagged_in_a_row),
     )
 
-  return ControlChart(init_fn, update_fn, chart.kind, restart_fn)
+  return ControlChart(
+    init_fn, update_fn, chart.kind, restart_fn, chart.statistic
+  )

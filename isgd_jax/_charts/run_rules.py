@@ -196,7 +196,9 @@ def with_run_rules(
       jnp.where(is_due, jnp.int32(0), state.num_scores),
     )
 
-  return ControlChart(init_fn, update_fn, 'run_rules', restart_fn)
+  return ControlChart(
+    init_fn, update_fn, 'run_rules', restart_fn, chart.statistic
+  )
 
 
 def _judge(

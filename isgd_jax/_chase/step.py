@@ -35,6 +35,7 @@ class Settings(NamedTuple):
   base_update_when_chasing: bool
   base_state_when_chasing: str
   axis_name: str | tuple[str, ...] | None
+  any_device: bool
   has_aux: bool
   # On a locally convex loss a Gauss-Newton step ends just above the target, and
   # all steps would be taken: at 0.01 instead of 0, drifting streams kept their

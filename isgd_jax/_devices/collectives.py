@@ -134,32 +134,56 @@ def averaged_value(
   value: Any,
   axis_name: str | tuple[str, ...] | None,
   shard_weight: jax.typing.ArrayLike | None,
-) -> Any:
+  flag: jax.Array | None = None,
+) -> tuple[Any, jax.Array | None]:
   """The loss of the whole batch, whether it or each device's own was given.
 
   Devices that decided by losses of their own would part, or wait for one
   another for ever. Where the type of `value` says that it is the same on every
-  device nothing is sent; else a scalar is, or with weights two.
+  device nothing is sent; else a scalar is, or with weights two. A `flag`,
+  boolean, goes with them, and comes back true where any device's was.
+
+  Raises:
+    ValueError: if the axis is not bound, or with a flag if the type of `value`
+      says that no device has one of its own.
   """
   if axis_name is None:
-    return value
+    return value, flag
   _check_bound(axis_name, transformation)
   axes = {axis_name} if isinstance(axis_name, str) else set(axis_name)
   value = jnp.asarray(value)
   manual_axes = set(jax.sharding.get_abstract_mesh().manual_axes)
   is_typed = axes <= manual_axes and _has_types(axis_name)
   if is_typed and not axes & set(jax.typeof(value).manual_axis_type.varying):
-    return value
+    if flag is not None:
+      raise ValueError(
+        f'any_device=True of {transformation} needs the loss of each device, '
+        'got one that is averaged over them already. Pass the loss of this '
+        "device's share of the batch as value."
+      )
+    return value, None
   value = as_varying(value, axis_name)
-  if shard_weight is None:
-    return jax.lax.pmean(value, axis_name)
+  if shard_weight is None and flag is None:
+    return jax.lax.pmean(value, axis_name), None
   # One reduction, in a dtype that neither product nor sum leaves.
-  weight = jnp.asarray(shard_weight).astype(jnp.result_type(float))
-  weight = as_varying(jnp.maximum(weight, 0), axis_name)
-  wide = value.astype(weight.dtype)
-  product = jnp.where(weight == 0, jnp.zeros_like(wide), wide * weight)
-  product, weight = jax.lax.pmean((product, weight), axis_name)
-  return (product / weight).astype(value.dtype)
+  dtype = jnp.result_type(float)
+  if shard_weight is None:
+    sent = [value.astype(dtype)]
+  else:
+    weight = jnp.asarray(shard_weight).astype(dtype)
+    weight = as_varying(jnp.maximum(weight, 0), axis_name)
+    wide = value.astype(dtype)
+    product = jnp.where(weight == 0, jnp.zeros_like(wide), wide * weight)
+    sent = [product, weight]
+  if flag is None:
+    product, weight = jax.lax.pmean((sent[0], sent[1]), axis_name)
+    return (product / weight).astype(value.dtype), None
+  if shard_weight is not None:
+    flag = flag & (sent[1] > 0)
+  sent = jnp.stack([*sent, as_varying(flag, axis_name).astype(dtype)])
+  received = jax.lax.pmean(sent, axis_name)
+  mean = received[0] if shard_weight is None else received[0] / received[1]
+  return mean.astype(value.dtype), received[-1] > 0
 
 
 def _has_types(axis_name: str | tuple[str, ...]) -> bool:

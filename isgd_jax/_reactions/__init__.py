@@ -1,0 +1,1 @@
+"""What a flagged batch sets off: small reactions to the reading of a chart."""
