@@ -20,6 +20,8 @@ from isgd_jax._charts.estimators import MedianState
 from isgd_jax._charts.estimators import MovingRangeState
 from isgd_jax._charts.ewma import EwmaState
 from isgd_jax._charts.ewma import ewma
+from isgd_jax._charts.exponential import ExponentialState
+from isgd_jax._charts.exponential import exponential_chart
 from isgd_jax._charts.joined import all_of
 from isgd_jax._charts.joined import any_of
 from isgd_jax._charts.joined import chart_of
@@ -54,6 +56,10 @@ from isgd_jax._isgd import isgd
 from isgd_jax._isgd import paper_isgd
 from isgd_jax._mean_loss import ScaleByMeanLossState
 from isgd_jax._mean_loss import scale_by_mean_loss
+from isgd_jax._presets import levanter_skip_step
+from isgd_jax._presets import maxtext_skip_on_spike
+from isgd_jax._presets import olmo_core_skip_step
+from isgd_jax._presets import zclip
 from isgd_jax._reactions.clip import ClipState
 from isgd_jax._reactions.clip import clip
 from isgd_jax._reactions.react import ReactState
@@ -88,6 +94,11 @@ __all__ = (
   'rewarm',
   'Reaction',
   'ReactionStep',
+  # Rules that other frameworks carry.
+  'olmo_core_skip_step',
+  'maxtext_skip_on_spike',
+  'levanter_skip_step',
+  'zclip',
   # Many devices, of equal and unequal speed.
   'value_and_grad',
   'proportional_shards',
@@ -101,6 +112,7 @@ __all__ = (
   'ewma',
   'cusum',
   'difference_chart',
+  'exponential_chart',
   'chart_of',
   'any_of',
   'all_of',
@@ -135,6 +147,7 @@ __all__ = (
   'EwmaState',
   'CusumState',
   'DifferenceState',
+  'ExponentialState',
   'RunRulesState',
   'RestartState',
 )

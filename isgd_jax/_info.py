@@ -392,7 +392,7 @@ def next_info(
     ),
     [
       PartInfo(
-        statistic=part.statistic,
+        statistic=jnp.asarray(part.statistic),
         mean=part.mean,
         sigma=part.sigma,
         lower_limit=part.lower_limit,

@@ -130,7 +130,7 @@ def judge(
   # A chart has no derivative, and should stand in the way of none.
   fixed = _arranged(control_chart, jax.lax.stop_gradient(averaged))
   chart_state, read = control_chart.update(state.chart_state, fixed)
-  primary = averaged[names[statistics.primary_of(names)]]
+  primary: Any = averaged[names[statistics.primary_of(names)]]
   reading = chart_lib.as_arrays(read, None, primary)
   if is_above_anywhere is not None:
     reading = reading._replace(is_above=reading.is_above | is_above_anywhere)

@@ -33,6 +33,7 @@ def shewhart(
   sigma_estimator: str = 'std',
   flagged_losses: str = 'keep',
   phase_one_size: int | None = None,
+  min_sigma: jax.typing.ArrayLike = 0.0,
 ) -> ControlChart:
   r"""Shewhart chart of the last `window_size` losses.
 
@@ -87,6 +88,8 @@ def shewhart(
       Where sigma is 0 every loss enters as it is, or none ever would.
     phase_one_size: losses before the limits are in force, 2 to `window_size`;
       None waits for the whole window.
+    min_sigma: a number >= 0 in units of the loss that sigma is at least, once
+      the limits are in force.
 
   Returns:
     A :class:`ControlChart`. Its state holds `window_size` floats and a few
@@ -113,6 +116,7 @@ def shewhart(
     sigma_estimator=sigma_estimator,
     flagged_losses=flagged_losses,
     phase_one_size=phase_one_size,
+    min_sigma=min_sigma,
   )
 
   def update_fn(
@@ -132,6 +136,7 @@ def window_and_judge(
   sigma_estimator: str,
   flagged_losses: str,
   phase_one_size: int | None = None,
+  min_sigma: jax.typing.ArrayLike = 0.0,
 ) -> tuple[estimators.WindowStatistics, Callable[..., Any]]:
   """The window of a Shewhart chart, and what judges a loss by it.
 
@@ -140,6 +145,7 @@ def window_and_judge(
   """
   window_size = _checks.check_integer('window_size', window_size, minimum=2)
   _checks.check_number('sigma_multiplier', sigma_multiplier, above=0.0)
+  _checks.check_number('min_sigma', min_sigma, minimum=0.0)
   _checks.check_choice('sigma_estimator', sigma_estimator, _STATISTICS)
   _checks.check_choice('flagged_losses', flagged_losses, _FLAGGED)
   if phase_one_size is None:
@@ -161,6 +167,8 @@ def window_and_judge(
     sigma = jnp.where(
       is_ready, _floored(sigma, baseline + anchor + offset, eps), sigma
     )
+    if _checks.is_traced(min_sigma) or min_sigma > 0:
+      sigma = jnp.where(is_ready, jnp.maximum(sigma, min_sigma), sigma)
     width = jnp.where(is_ready, sigma_multiplier * sigma, jnp.inf)
     reading = chart_lib.read_limits(loss, anchor, offset, sigma, width)
     has_width = sigma > 0

@@ -86,7 +86,14 @@ def reset(what: str = 'state', *, refractory: int = 0) -> Reaction:
   ) -> tuple[ResetState, ReactionStep]:
     left = state.num_refractory_steps
     is_due = step.reading.is_above & (left == 0)
-    fresh = step.base.init(step.params)
+    params: Any = _checks.given(
+      'params',
+      step.params,
+      'The base state is made anew for them.',
+      transformation='reset',
+      call='optimizer.update(grads, opt_state, params, ...)',
+    )
+    fresh = step.base.init(params)
     is_meant = _meant(what, step, fresh)
     base_state = jax.tree.map(
       lambda meant, new, old: (
