@@ -272,3 +272,51 @@ def test_a_small_step_in_a_scan_pays_for_few_kernels(base, probation, most):
     isgd_jax.isgd(BASES[base], chart, probation=probation)
   )
   assert of_base < with_isgd <= of_base + most
+
+
+def of_loss_and_norm(size=100):
+  chart = isgd_jax.shewhart(size)
+  return isgd_jax.any_of(chart, isgd_jax.chart_of('gradient_norm', chart))
+
+
+REACTIONS = {
+  'skip': (isgd_jax.skip(),),
+  'clip': (isgd_jax.clip(),),
+  'reset': (isgd_jax.reset(),),
+  'rewarm': (isgd_jax.rewarm(3.0, 10),),
+}
+REACTIONS['all'] = sum(REACTIONS.values(), ())
+
+
+@pytest.mark.parametrize('name', REACTIONS)
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize('donate', [False, True])
+def test_reactions_copy_no_parameter_and_branch_nowhere(name, base, donate):
+  """None that the base does not copy: SGD alone does one, where it donates."""
+  optimizer = isgd_jax.react(BASES[base], of_loss_and_norm(), *REACTIONS[name])
+  alone = optax.with_extra_args_support(BASES[base])
+  compiled, of_base = (compile_step(o, donate) for o in (optimizer, alone))
+  copies, base_copies = map(parameter_copies, (compiled, of_base))
+  assert len(copies) <= len(base_copies) <= (base == 'sgd')
+  assert not re.search(r' (while|conditional)\(', compiled.as_text())
+
+
+@since_jax_0_10_2
+@pytest.mark.parametrize('name', REACTIONS)
+@pytest.mark.parametrize('base', BASES)
+def test_reactions_to_the_norm_need_no_more_memory_than_clipping_by_it(
+  name, base
+):
+  """A norm has all gradients be there at once, before the first is used."""
+
+  def temporary_bytes(optimizer):
+    return compile_step(optimizer, True).memory_analysis().temp_size_in_bytes
+
+  reacting = isgd_jax.react(BASES[base], of_loss_and_norm(), *REACTIONS[name])
+  clipping = isgd_jax.skip_out_of_control(
+    optax.chain(optax.clip_by_global_norm(1.0), BASES[base]),
+    isgd_jax.shewhart(100),
+  )
+  extra = temporary_bytes(reacting) - temporary_bytes(clipping)
+  one_copy = 4 * sum(np.prod(shape) + shape[1] for shape in PARAM_SHAPES)
+  assert extra <= 0.1 * one_copy, extra / one_copy
