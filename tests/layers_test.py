@@ -26,7 +26,7 @@ EXPERIMENTS = (
 CORE = (
   # The public names.
   ('',),
-  ('training', 'plotting', 'sampling', 'batch_size'),
+  ('training', 'plotting', 'sampling', 'batch_size', 'testing'),
   (
     *('_isgd', '_actions', '_presets'),
     *('_mean_loss', '_describe', '_nnx_microbatched'),

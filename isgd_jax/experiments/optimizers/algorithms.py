@@ -10,7 +10,6 @@ import isgd_jax
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import build_base_optimizer
 from isgd_jax.experiments.optimizers.charts import ChartSettings
-from isgd_jax.experiments.optimizers.reset import reset_out_of_control
 
 SOLVERS = ('gauss-newton', 'gradient-descent')
 _DEFAULT_CHART = ChartSettings()
@@ -90,7 +89,7 @@ class Algorithm:
     if self.kind == 'skip':
       return isgd_jax.skip_out_of_control(base, self.chart.build())
     if self.kind == 'reset':
-      return reset_out_of_control(base, self.chart.build())
+      return isgd_jax.react(base, self.chart.build(), isgd_jax.reset())
     if self.kind == 'paper-isgd':
       return isgd_jax.paper_isgd(
         base,

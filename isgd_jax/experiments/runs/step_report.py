@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import isgd_jax
-from isgd_jax.experiments.optimizers.reset import ResetState
 
 Report = TypeVar('Report', bound=tuple)
 
@@ -50,7 +49,7 @@ def of_chart(
     {'mean': nan, 'final_loss': 0.5, 'is_skipped': False}
   """
   if isinstance(
-    opt_state, isgd_jax.ISGDState | isgd_jax.SkipState | ResetState
+    opt_state, isgd_jax.ISGDState | isgd_jax.SkipState | isgd_jax.ReactState
   ):
     info = isgd_jax.get_info(opt_state)
     return {name: getattr(info, name) for name in fields}
