@@ -1,4 +1,4 @@
-"""The public battery: ours pass it, and each broken one is caught by its rule."""
+"""The public battery: ours pass, and what is broken is caught by its rule."""
 
 import jax
 import jax.numpy as jnp
@@ -385,7 +385,7 @@ def test_a_reaction_with_a_memory_of_its_own_is_caught():
     updates = jax.tree.map(lambda u: u * factor, step.updates)
     return state, step._replace(updates=updates)
 
-  with pytest.raises(AssertionError, match='goes on as before|does the same'):
+  with pytest.raises(AssertionError, match=r'goes on as before|does the same'):
     testing.check_reaction(
       half_step(after=lambda reaction: after), base_optimizer=optax.sgd(0.1)
     )

@@ -22,8 +22,8 @@ def check_arrays(tree: Any, rule: str) -> None:
     check(
       isinstance(leaf, jax.Array) and not leaf.weak_type,
       f'{rule}: {where or "it"} is {leaf!r}. Make it of jnp.zeros or the like, '
-      'with its dtype: what is weakly typed, as Python numbers are, has another '
-      'type after one step, and the step is compiled again.',
+      'with its dtype: what is weakly typed, as Python numbers are, has '
+      'another type after one step, and the step is compiled again.',
     )
 
 

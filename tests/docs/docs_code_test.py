@@ -201,6 +201,19 @@ def check_migrating(names):
   assert int(names['extra_after']) > 0
 
 
+def check_from_other_frameworks(names):
+  for name in ('olmo_core', 'maxtext', 'levanter', 'spelled_out'):
+    assert names[f'{name}_skipped'] == [200], name
+  assert names['of_loss'].upper_limit < np.inf
+  assert names['of_norm'].upper_limit < np.inf
+  assert names['zclip_norms'] == names['spelled_out_norms']
+  assert int(names['num_clipped']) >= 1
+  assert names['zclip_norms'][200] < 0.05
+  params = {'w': jnp.ones((2, 2)), 'b': jnp.ones(2)}
+  state = names['adagc_like'].init(params)
+  names['adagc_like'].update(params, state, params)
+
+
 def check_troubleshooting(names):
   assert names['still_filling']
   assert names['share_for_ever'] > 0.7
@@ -221,11 +234,23 @@ def check_troubleshooting(names):
   assert names['optimizer'].init(params)
 
 
+def check_contributing(names):
+  chart = names['record_chart'](3)
+  state = chart.init()
+  flags = []
+  for loss in (1.0, 3.0, 2.0, 2.5, 3.5, 1.0):
+    state, reading = chart.update(state, loss)
+    flags.append(bool(reading.is_above))
+  assert flags == [False, False, False, False, True, False]
+
+
 CHECKS = {
+  'CONTRIBUTING.md': check_contributing,
   'README.md': check_readme,
   'docs/charts.md': check_charts,
   'docs/checkpoints.md': check_checkpoints,
   'docs/flax_equinox.md': check_flax_equinox,
+  'docs/from_other_frameworks.md': check_from_other_frameworks,
   'docs/getting_started.md': check_getting_started,
   'docs/migrating.md': check_migrating,
   'docs/streams.md': check_streams,

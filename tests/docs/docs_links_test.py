@@ -11,6 +11,7 @@ from isgd_jax import batch_size
 from isgd_jax import plotting
 from isgd_jax import sampling
 from isgd_jax import training
+from isgd_jax import testing
 
 pytestmark = pytest.mark.one_version
 
@@ -72,6 +73,7 @@ def test_every_public_name_is_in_the_reference():
   for page, names in {
     'isgd_jax': isgd_jax.__all__,
     'isgd_jax.batch_size': batch_size.__all__,
+    'isgd_jax.testing': testing.__all__,
     'isgd_jax.sampling': sampling.__all__,
     # All but the colours.
     'isgd_jax.plotting': [n for n in plotting.__all__ if not n.isupper()],
