@@ -167,7 +167,7 @@ def window_and_judge(
     sigma = jnp.where(
       is_ready, _floored(sigma, baseline + anchor + offset, eps), sigma
     )
-    if _checks.is_traced(min_sigma) or min_sigma > 0:
+    if _checks.is_traced(min_sigma) or np.greater(min_sigma, 0):
       sigma = jnp.where(is_ready, jnp.maximum(sigma, min_sigma), sigma)
     width = jnp.where(is_ready, sigma_multiplier * sigma, jnp.inf)
     reading = chart_lib.read_limits(loss, anchor, offset, sigma, width)

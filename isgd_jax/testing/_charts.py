@@ -53,9 +53,9 @@ def check_control_chart(
   """
   if not isinstance(chart, ControlChart):
     raise ValueError(f'chart must be a ControlChart, got {chart!r}.')
-  if losses is None:
-    losses = _default_losses()
-  series = np.asarray(losses, np.float32)
+  series = np.asarray(
+    _default_losses() if losses is None else losses, np.float32
+  )
   if series.ndim != 1 or len(series) < 20 or not np.isfinite(series).all():
     raise ValueError('losses must be at least 20 finite numbers.')
   _trees.check_arrays(chart.init(), 'the state of init is of arrays')
@@ -200,17 +200,20 @@ def _check_pure(
     _trees.check_equal(
       expected, reading, 'from a copy of its state it goes on as before'
     )
-  step = jax.jit(lambda state, loss: _update(chart, state, loss))
+  traces = []
+
+  @jax.jit
+  def step(state: Any, loss: jax.Array) -> Any:
+    traces.append(None)
+    return _update(chart, state, loss)
+
   state = chart.init()
   for loss, expected in zip(losses, readings, strict=True):
     state, reading = step(state, jnp.float32(loss))
     _trees.check_equal(
       expected, reading, 'under jax.jit it says the same', rtol=_RTOL
     )
-  _trees.check(
-    step._cache_size() == 1,  # pyright: ignore[reportFunctionMemberAccess]
-    f'it is compiled once, got {step._cache_size()} times',  # pyright: ignore[reportFunctionMemberAccess]
-  )
+  _trees.check_compiled_once(traces)
 
   def scan(losses: jax.Array) -> Any:
     return jax.lax.scan(

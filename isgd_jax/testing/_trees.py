@@ -75,6 +75,15 @@ def check_equal(
     )
 
 
+def check_compiled_once(traces: list[None]) -> None:
+  """Raises unless a jitted function was traced once."""
+  check(
+    len(traces) == 1,
+    f'it is compiled once, got {len(traces)} times: what it returns has not '
+    'the types that it was given',
+  )
+
+
 def copied(tree: Any) -> Any:
   """The tree by way of NumPy, as a checkpoint stores it."""
   return jax.tree.map(
