@@ -16,6 +16,7 @@ PARTS = (
   'step_cost',
   'step_parts',
   'peer_cost',
+  'reaction_cost',
   'data_parallel_cost',
   'loop_trial',
   'scan_cost',

@@ -195,6 +195,33 @@ def data_parallel_cost(record: Record) -> list[str]:
   ]
 
 
+def reaction_cost(record: Record) -> list[str]:
+  """Reactions that do not act."""
+  names = (
+    *('clip_by_global_norm', 'loss, skip', 'loss and norm, skip'),
+    'loss and norm, all',
+  )
+  lines = [
+    [
+      f'{row["network"]}; {row["base"]}',
+      f'{row[names[0]]["base_ms"]:.2f}',
+      *(
+        _barred(row[name]['ratio'], MAX_UNTRIGGERED, 3)
+        + _quartiles(row[name], 3)
+        for name in names
+      ),
+    ]
+    for row in record['rows']
+  ]
+  return [
+    '## Reactions',
+    'Steps that are not flagged, over the base; charts of 128 losses, and of '
+    'gradient norms. For comparison `optax.clip_by_global_norm`, which takes '
+    'the same norm. All: skip, clip, reset of the moments, rewarm.',
+    markdown.markdown_table(['training step', 'base, ms', *names], lines),
+  ]
+
+
 def loop_trial(record: Record) -> list[str]:
   """The trial of one loop."""
   lines = [
@@ -366,6 +393,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
   'step_cost': step_cost,
   'step_parts': step_parts,
   'peer_cost': peer_cost,
+  'reaction_cost': reaction_cost,
   'data_parallel_cost': data_parallel_cost,
   'loop_trial': loop_trial,
   'scan_cost': scan_cost,
