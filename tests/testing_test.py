@@ -48,7 +48,7 @@ CHARTS |= {
 
 @pytest.mark.parametrize('name', CHARTS)
 def test_our_charts_pass(name):
-  testing.check_control_chart(CHARTS[name])
+  testing.check_control_chart(CHARTS[name], counts_all=name == 'difference')
 
 
 REACTIONS = {
@@ -67,6 +67,11 @@ REACTIONS = {
 @pytest.mark.parametrize('name', REACTIONS)
 def test_our_reactions_pass(name):
   testing.check_reaction(REACTIONS[name])
+
+
+def test_a_chart_that_counts_what_is_not_finite_is_one_that_says_so():
+  with pytest.raises(AssertionError, match=r'nothing in the state: \.position'):
+    testing.check_control_chart(CHARTS['difference'])
 
 
 def test_another_base_may_be_given():
