@@ -180,6 +180,7 @@ def test_parts_are_read_in_order_and_the_loss_speaks_for_all():
   np.testing.assert_allclose(info.loss, 1.2, rtol=1e-6)
   assert info.is_undertrained
   assert not info.is_well_trained
+  assert isgd_jax.info_dict(state)['control_limit'] == info.control_limit
 
 
 def test_each_part_is_as_if_it_were_alone():

@@ -10,8 +10,8 @@ import isgd_jax
 from isgd_jax import batch_size
 from isgd_jax import plotting
 from isgd_jax import sampling
-from isgd_jax import training
 from isgd_jax import testing
+from isgd_jax import training
 
 pytestmark = pytest.mark.one_version
 
