@@ -13,6 +13,7 @@ import numpy as np
 
 import isgd_jax
 from isgd_jax.experiments.optimizers.reset import ResetState
+from isgd_jax.experiments.optimizers.rival_reactions import RivalState
 
 Report = TypeVar('Report', bound=tuple)
 
@@ -50,7 +51,8 @@ def of_chart(
     {'mean': nan, 'final_loss': 0.5, 'is_skipped': False}
   """
   if isinstance(
-    opt_state, isgd_jax.ISGDState | isgd_jax.SkipState | ResetState
+    opt_state,
+    isgd_jax.ISGDState | isgd_jax.SkipState | ResetState | RivalState,
   ):
     info = isgd_jax.get_info(opt_state)
     return {name: getattr(info, name) for name in fields}
