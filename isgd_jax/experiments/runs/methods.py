@@ -99,11 +99,8 @@ def _rivals() -> Iterator[Method]:
     yield Method(f'{trigger}-isgd', 'isgd', isgd=isgd)
     yield Method(f'{trigger}-reset', 'reset', isgd=isgd)
     yield Method(f'{trigger}-echo', 'react', isgd=_reaction('echo', trigger))
-    yield Method(
-      f'{trigger}-rewarm-10',
-      'react',
-      isgd=_reaction('rewarm', trigger, factor=10),
-    )
+  rewarm = _reaction('rewarm', 'oracle', factor=10)
+  yield Method('oracle-rewarm-10', 'react', isgd=rewarm)
 
 
 def _doses() -> Iterator[Method]:

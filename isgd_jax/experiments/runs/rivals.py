@@ -17,10 +17,18 @@ from isgd_jax.experiments.runs.tasks import SCANNED_DRIFT
 from isgd_jax.experiments.runs.tasks import Task
 
 _BY_NAME = {task.name: task for task in real_streams.TASKS}
-SMALL_TASKS = tuple(
-  task for task in real_streams.TASKS if task.dataset != 'flights'
+# Where a chart can flag: with a window of 50, batches of 16 of the four small
+# tables are over before it is of use, and on the records of `real-streams` no
+# method differs from its base there. Flights take longer than all others.
+_LONG, _SHORT = (
+  ('elec2', 'shuttle-stream'),
+  ('sp500', 'phishing', 'water-flow', 'trump-approval'),
 )
-FLIGHTS_TASKS = tuple(_BY_NAME[f'real-streams/flights-{b}'] for b in (16, 64))
+TABLES = tuple(
+  task
+  for task in real_streams.TASKS
+  if task.dataset in _LONG or (task.dataset in _SHORT and task.batch_size < 16)
+)
 # Without the oracle: nobody knows when a real stream changes.
 REAL_RIVALS = tuple(m.name for m in RIVALS if not m.name.startswith('oracle'))
 ORACLES = tuple(m.name for m in RIVALS if m.name.startswith('oracle'))
@@ -65,7 +73,7 @@ def _images_with_wrong(percent: int) -> Task:
     batch_size=64,
     window_size=50,
     num_segments=1,
-    batches_per_segment=600,
+    batches_per_segment=400,
     drift='none',
     wrong_batches=percent / 100,
   )
@@ -87,7 +95,7 @@ REAL_TIME_TASKS = tuple(
     title=f'{task.title}, in real time',
     is_real_time=True,
   )
-  for task in SMALL_TASKS
+  for task in TABLES
   if task.batch_size in (1, 16) and task.order == 'table'
 )
 

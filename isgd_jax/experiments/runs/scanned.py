@@ -31,7 +31,7 @@ from isgd_jax.experiments.runs.training import RunResult
 from isgd_jax.experiments.runs.training import random_trigger
 
 # Batches that a detector's run goes on by: each flag runs them once more.
-_BLOCK_SIZE = 128
+_LEAST_BLOCK, _MOST_BLOCK = 64, 256
 
 
 class _Program(NamedTuple):
@@ -102,7 +102,7 @@ def train_in_scan(
     flags = random_trigger(found.metrics.is_undertrained, config.seed)
   elif trigger != 'chart':
     detector = detectors.build_detector(trigger)
-    block_size = min(_BLOCK_SIZE, num_batches)
+    block_size = _block_size(num_batches)
     flags = np.zeros(num_batches, bool)
   run = _Run(config, model, batches, block_size, is_real_time)
   start = time.perf_counter()
@@ -123,6 +123,12 @@ def train_in_scan(
     is_diverged=not bool(np.isfinite(metrics.loss).all()),
     is_wrong=batches.is_wrong,
   )
+
+
+def _block_size(num_batches: int) -> int:
+  """One that leaves no shorter block, which would be compiled too, if any."""
+  sizes = range(_MOST_BLOCK, _LEAST_BLOCK - 1, -1)
+  return next((s for s in sizes if num_batches % s == 0), min(128, num_batches))
 
 
 class _Run:
