@@ -45,7 +45,7 @@ def build_detector(name: str) -> Detector:
   """
   check_name('detector', name, DETECTORS)
   try:
-    from river import drift  # noqa: PLC0415
+    from river import drift
   except ImportError as error:
     raise missing_extra('river', 'streams') from error
   if name == 'adwin':

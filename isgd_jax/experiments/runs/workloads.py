@@ -322,7 +322,7 @@ _RIVALS = (
     'Rivals where the change points are known, digits',
     rivals.MADE_TASKS,
     base_optimizers=('adam',),
-    methods=(*rivals.OUR_METHODS, *rivals.REAL_RIVALS, *rivals.ORACLES),
+    methods=(*rivals.OUR_METHODS, *rivals.MADE_RIVALS),
     has_loss_adaptive=False,
     has_traces=False,
   ),
