@@ -35,7 +35,9 @@ def made_up(monkeypatch):
 def test_a_table_is_its_stream(made_up, order):
   task = table_task(order=order)
   found = build_scan_batches(task, 5)
-  expected = [np.stack(x) for x in zip(*tasks.build_stream(task, 5).batches, strict=True)]
+  expected = [
+    np.stack(x) for x in zip(*tasks.build_stream(task, 5).batches, strict=True)
+  ]
   for ours, theirs in zip(found[:2], expected, strict=True):
     np.testing.assert_array_equal(ours, theirs)
   assert found.is_wrong is None
@@ -49,7 +51,9 @@ def test_digits_that_drift_are_their_stream():
     rivals.MADE_TASKS[0], num_segments=2, batches_per_segment=30
   )
   found = build_scan_batches(task, 5)
-  expected = [np.stack(x) for x in zip(*tasks.build_stream(task, 5).batches, strict=True)]
+  expected = [
+    np.stack(x) for x in zip(*tasks.build_stream(task, 5).batches, strict=True)
+  ]
   np.testing.assert_array_equal(found.inputs, expected[0])
   np.testing.assert_array_equal(found.targets, expected[1])
   assert task.change_points == (30,)

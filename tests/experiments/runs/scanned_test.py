@@ -177,7 +177,9 @@ def test_flags_from_elsewhere_are_made_for_a_scan_alone():
   table = shifting_table('classification')
   _, config = triggered('random-reset', table)
   model = models.build_model('mlp-32', (1, 3, 1), table.num_classes)
-  with pytest.raises(ValueError, match="trigger of 'random' is made for a scan"):
+  with pytest.raises(
+    ValueError, match="trigger of 'random' is made for a scan"
+  ):
     train(config, model, streams.table_stream(table, batch_size=4))
 
 
