@@ -218,7 +218,7 @@ class Compare:
   flags than the chart's random-isgd, random-reset, random-echo, adwin-isgd,
   adwin-reset, adwin-echo, page-hinkley-isgd, page-hinkley-reset,
   page-hinkley-echo, oracle-isgd, oracle-reset, oracle-echo, oracle-rewarm-10;
-  judged-by-1, judged-by-2, judged-by-8, forgetting-0.95, forgetting-0.99,
+  judged-by-1, judged-by-2, judged-by-8, forgetting-95, forgetting-99,
   starts-trusting; by default the workload's."""
 
   bases: tuple[str, ...] | None = None

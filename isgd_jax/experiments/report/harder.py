@@ -187,7 +187,7 @@ def describe_doses(rows: Rows) -> list[str]:
     '## The dose of probation (`doses`)',
     "Loss of the base's, medians over three seeds, each variant tuned alike. "
     '`judged-by-m` has m batches judge a chase (the library: 4), '
-    '`forgetting-x` keeps a share x of the record a judged chase (0.98), '
+    '`forgetting-x` keeps x % of the record a judged chase (98), '
     '`starts-trusting` lets chases lead until two are judged, while they have '
     'lost nothing.',
     markdown.markdown_table(header, lines),

@@ -107,7 +107,7 @@ def _doses() -> Iterator[Method]:
   """Probation, one number changed at a time."""
   changes: dict[str, tuple[str, int | float | bool]] = {
     **{f'judged-by-{m}': ('num_batches', m) for m in (1, 2, 8)},
-    **{f'forgetting-{x}': ('forgetting', x) for x in (0.95, 0.99)},
+    **{f'forgetting-{x}': ('forgetting', x / 100) for x in (95, 99)},
     'starts-trusting': ('starts_trusting', True),
   }
   for name, change in changes.items():
