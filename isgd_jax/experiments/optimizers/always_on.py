@@ -14,13 +14,13 @@ class UPGDState(NamedTuple):
   """State of `upgd`.
 
   Attributes:
-    count: int32 scalar, steps so far.
+    num_steps: int32 scalar, so far.
     utility: moving average of minus gradient times parameter, like the
       parameters.
     key: of the noise.
   """
 
-  count: jax.Array
+  num_steps: jax.Array
   utility: optax.Updates
   key: jax.Array
 
@@ -75,7 +75,7 @@ def upgd(
   ) -> tuple[optax.Updates, UPGDState]:
     assert isinstance(state, UPGDState)
     assert params is not None
-    count = state.count + 1
+    num_steps = state.num_steps + 1
     utility = jax.tree.map(
       lambda u, g, w: utility_decay * u - (1 - utility_decay) * g * w,
       state.utility,
@@ -84,7 +84,7 @@ def upgd(
     )
     # As its authors have it: the greatest average is not corrected.
     greatest = jnp.stack([u.max() for u in jax.tree.leaves(utility)]).max()
-    correction = 1 - utility_decay**count
+    correction = 1 - utility_decay**num_steps
     key, drawn = jax.random.split(state.key)
     new_updates = jax.tree.map(
       lambda g, w, u, xi: (
@@ -99,7 +99,7 @@ def upgd(
       utility,
       optax.tree.random_like(drawn, params, jax.random.normal),
     )
-    return new_updates, UPGDState(count, utility, key)
+    return new_updates, UPGDState(num_steps, utility, key)
 
   return optax.GradientTransformation(init_fn, update_fn)
 

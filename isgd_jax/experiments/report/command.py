@@ -138,6 +138,22 @@ def verdict_of(folder: pathlib.Path) -> str:
   return opening.verdict_table(_everything(findings.read_findings(folder)))
 
 
+def rivals_of(folder: pathlib.Path) -> str:
+  """What is worth what beside the chase, without its rows.
+
+  Args:
+    folder: with the files that `compare` wrote.
+
+  Returns:
+    Markdown; empty where no rival was run.
+
+  Raises:
+    InputError: (a `ValueError`) there are no records.
+  """
+  rows = _everything(findings.read_findings(folder))
+  return '\n\n'.join(p for p in rivals.summarize_rivals(rows) if p)
+
+
 def _everything(found: Iterable[Finding]) -> Rows:
   """All rows but the ablation's, real streams and large forms too."""
   together: Rows = {}

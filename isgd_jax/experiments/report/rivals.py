@@ -146,6 +146,27 @@ def describe_rivals(rows: Rows) -> list[str]:
   Returns:
     Paragraphs of Markdown; none where no rival was run.
   """
+  summary = summarize_rivals(rows)
+  if not summary:
+    return []
+  kinds = [k for k in KINDS if _tasks_with_rivals(rows, k)]
+  return [
+    '## Rivals of the chase',
+    *summary,
+    '### Rivals, row by row',
+    _row_table(rows, kinds),
+  ]
+
+
+def summarize_rivals(rows: Rows) -> list[str]:
+  """The same without its rows.
+
+  Args:
+    rows: all rows.
+
+  Returns:
+    Paragraphs of Markdown; none where no rival was run.
+  """
   kinds = [k for k in KINDS if _tasks_with_rivals(rows, k)]
   if not kinds:
     return []
@@ -160,7 +181,6 @@ def describe_rivals(rows: Rows) -> list[str]:
     for task in _tasks_with_rivals(rows, kind)
   ]
   return [
-    '## Rivals of the chase',
     'All over Adam, each tuned alike, five seeds; losses are of the tuned '
     "Adam's, geometric means over the rows, in brackets the worst row. Over "
     "ISGD's own chart: "
@@ -176,8 +196,6 @@ def describe_rivals(rows: Rows) -> list[str]:
     _sentence(by_kind, _by_rival(rows, real)),
     _summary_table(by_kind, _by_rival(rows, real)),
     _random_sentence(rows, real),
-    '### Rivals, row by row',
-    _row_table(rows, kinds),
   ]
 
 
