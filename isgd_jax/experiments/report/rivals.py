@@ -1,6 +1,7 @@
 """Rivals of the chase beside it: those that react, and those always on."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import math
 import statistics
 
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
@@ -254,8 +255,8 @@ def _summary_table(
   """A line for each rival, best on real data first."""
   rivals = dict.fromkeys(m for found in by_kind.values() for m in found)
 
-  def place(method: str) -> tuple[bool, float]:
-    return method not in on_real, _mean(on_real.get(method, ()) or [])
+  def place(method: str) -> float:
+    return _mean(on_real[method]) if method in on_real else math.inf
 
   lines = []
   for method in sorted(rivals, key=place):
@@ -292,7 +293,7 @@ def _summary_table(
 def _random_sentence(rows: Rows, tasks: Sequence[str]) -> str:
   """Whether it matters which batches are flagged."""
   parts = []
-  for method in (BLIND, 'reset', 'echo'):
+  for method in (BLIND, 'reset', 'reset-count', 'echo'):
     ours = [
       v
       for task in tasks
@@ -319,7 +320,7 @@ def _random_sentence(rows: Rows, tasks: Sequence[str]) -> str:
 
 
 def _random_name(method: str) -> str:
-  return f'random-{"isgd" if method == BLIND else method}'
+  return f'random-{method}'
 
 
 def _row_table(rows: Rows, kinds: Iterable[Kind]) -> str:

@@ -99,6 +99,10 @@ def _rivals() -> Iterator[Method]:
     yield Method(f'{trigger}-isgd', 'isgd', isgd=isgd)
     yield Method(f'{trigger}-reset', 'reset', isgd=isgd)
     yield Method(f'{trigger}-echo', 'react', isgd=_reaction('echo', trigger))
+  for trigger in ('random', 'adwin', 'oracle'):
+    yield Method(
+      f'{trigger}-reset-count', 'react', isgd=_reaction('count', trigger)
+    )
   rewarm = _reaction('rewarm', 'oracle', factor=10)
   yield Method('oracle-rewarm-10', 'react', isgd=rewarm)
 
