@@ -46,6 +46,8 @@ def _name_of(method: str) -> str:
     if method.startswith(f'{trigger}-'):
       reaction = method.removeprefix(f'{trigger}-')
       return f'{_OURS.get(reaction, reaction)}, on {title}'
+  if method == 'base-decayed':
+    return 'a rate that falls to zero'
   if method in _ALWAYS_ON:
     return f'always on: {method}'
   return _OURS.get(method, method)
@@ -225,12 +227,20 @@ def _sentence(
     + ('; '.join(parts) if parts else 'nowhere')
     + '.'
   )
-  worth = [
-    f'`{m}` on "{title}" ({mean:.3f})'
-    for title, found in by_kind.items()
-    for m in _REACTIONS
-    if m in found and (mean := _mean(found[m])) <= 1 - _LEAST_GAIN
-  ]
+  found_worth, beyond_chance = [], []
+  for title, found in by_kind.items():
+    for m in _REACTIONS:
+      if m not in found or (mean := _mean(found[m])) > 1 - _LEAST_GAIN:
+        continue
+      control = found.get(f'random-{m}')
+      if control is None:
+        beside_it = 'no control'
+      else:
+        by_chance = _mean(control)
+        beside_it = f'on random batches {by_chance:.3f}'
+        if mean <= (1 - _LEAST_GAIN) * by_chance:
+          beyond_chance.append(f'`{m}` on "{title}"')
+      found_worth.append(f'`{m}` on "{title}" ({mean:.3f}; {beside_it})')
   harm = [
     f'`{m}` ({sum(v.is_never_worse for v in on_real[m])} of {len(on_real[m])})'
     for m in _REACTIONS
@@ -239,7 +249,9 @@ def _sentence(
   text += (
     ' **Which reaction is worth becoming one of the library**: over the chart, '
     'at least 1 % below Adam '
-    + (f'are {", ".join(worth)}' if worth else 'is none')
+    + (f'are {", ".join(found_worth)}' if found_worth else 'is none')
+    + '. By 1 % or more beyond what it gains on as many random batches: '
+    + (', '.join(beyond_chance) if beyond_chance else 'none')
     + f'. Never worse than Adam on real rows: {", ".join(harm)}'
   )
   if DEFAULT in on_real:

@@ -56,7 +56,7 @@ def test_a_rival_at_no_extra_evaluation_that_beats_the_chase_is_named(folder):
   ) in text
   assert (
     'at least 1 % below Adam are `rewarm-3` on "real, in time order, batches '
-    'of 1 or 4" (0.800), `echo` on'
+    'of 1 or 4" (0.800; no control), `echo` on'
   ) in text
   assert '`reset-count` (0 of 2)' in text
   assert '; ISGD 2 of 2.' in text
@@ -80,6 +80,19 @@ def test_an_oracle_and_random_flags_are_no_recommendation(folder):
   assert '`random-reset`' not in text
   assert 'reset +20.0 % (lower by all seeds in 0, higher in 2 of 2)' in text
   assert '| reset, on as many random batches | 0.500' in text
+
+
+@pytest.mark.parametrize(
+  ('by_chance', 'is_beyond'), [(0.905, False), (0.93, True)]
+)
+def test_a_reaction_is_held_against_as_many_random_batches(
+  folder, by_chance, is_beyond
+):
+  fill(folder, echo=0.9, random_echo=by_chance)
+  text = told(folder)
+  assert f'(0.900; on random batches {by_chance:.3f})' in text
+  beyond = text.partition('as many random batches: ')[2]
+  assert beyond.startswith('`echo` on "real' if is_beyond else 'none.')
 
 
 def test_a_rival_that_lacks_a_row_is_in_no_mean(folder):
