@@ -216,7 +216,8 @@ class Compare:
   paper-isgd, skip, reset, reshuffled, isgd-reshuffled; of what is scanned,
   reset-moments, reset-count, rewarm-3, rewarm-10, shrink, echo, and on other
   flags than the chart's random-isgd, random-reset, random-reset-count,
-  random-echo, adwin-isgd, adwin-reset-count, oracle-reset-count,
+  random-echo, random-shrink, random-rewarm-3, adwin-isgd, adwin-reset-count,
+  oracle-reset-count,
   adwin-reset, adwin-echo, page-hinkley-isgd, page-hinkley-reset,
   page-hinkley-echo, oracle-isgd, oracle-reset, oracle-echo, oracle-rewarm-10;
   judged-by-1, judged-by-2, judged-by-8, forgetting-95, forgetting-99,

@@ -53,9 +53,12 @@ def describe_wrong_labels(rows: Rows) -> list[str]:
   if not pairs:
     return []
   measures = {'right_loss': 'right', 'loss': 'all'}
-  methods = (DEFAULT, BLIND, 'twice', 'skip')
+  methods = [DEFAULT, BLIND, 'twice', 'skip']
+  # Of an optimizer that has no count it is the base alone.
+  if any((*pair, 'reset-count') in rows for pair in pairs):
+    methods.append('reset-count')
   sentences = []
-  for method in (DEFAULT, BLIND, 'skip'):
+  for method in (m for m in methods if m != 'twice'):
     for measure, title in measures.items():
       found = [
         v

@@ -305,7 +305,7 @@ def _summary_table(
 def _random_sentence(rows: Rows, tasks: Sequence[str]) -> str:
   """Whether it matters which batches are flagged."""
   parts = []
-  for method in (BLIND, 'reset', 'reset-count', 'echo'):
+  for method in (BLIND, *_REACTIONS):
     ours = [
       v
       for task in tasks

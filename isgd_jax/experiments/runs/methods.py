@@ -103,6 +103,9 @@ def _rivals() -> Iterator[Method]:
     yield Method(
       f'{trigger}-reset-count', 'react', isgd=_reaction('count', trigger)
     )
+  yield Method('random-shrink', 'react', isgd=_reaction('shrink', 'random'))
+  rewarm = _reaction('rewarm', 'random', factor=3)
+  yield Method('random-rewarm-3', 'react', isgd=rewarm)
   rewarm = _reaction('rewarm', 'oracle', factor=10)
   yield Method('oracle-rewarm-10', 'react', isgd=rewarm)
 
