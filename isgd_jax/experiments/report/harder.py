@@ -27,10 +27,16 @@ def _pairs(rows: Rows, prefix: str) -> list[tuple[str, str]]:
   ]
 
 
+def _num_holding(found: Sequence[RowVerdict]) -> str:
+  """How many rows hold."""
+  num_failing = sum(not v.is_never_worse for v in found)
+  return f'in {len(found) - num_failing} of {len(found)} rows'
+
+
 def _failing(found: Sequence[RowVerdict]) -> str:
   """How many rows hold, and the names of those that do not."""
   failing = [v for v in found if not v.is_never_worse]
-  text = f'in {len(found) - len(failing)} of {len(found)} rows'
+  text = _num_holding(found)
   if failing:
     names = ', '.join(
       f'{v.name} ({percent(v.ratio.median)})'
@@ -66,9 +72,10 @@ def describe_wrong_labels(rows: Rows) -> list[str]:
         if (v := row_verdict(rows, task, base, method, measure)) is not None
       ]
       if found:
+        told = _failing(found) if method == DEFAULT else _num_holding(found)
         sentences.append(
           f'{_TITLES.get(method, method)} on {title} batches is never worse '
-          f'{_failing(found)}.'
+          f'{told}.'
         )
   lines = []
   for task, base in pairs:
