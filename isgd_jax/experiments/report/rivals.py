@@ -121,7 +121,7 @@ def best_free_cell(rows: Rows, kind: Kind) -> str:
     For a cell; empty where no rival was run.
   """
   tasks = _tasks_with_rivals(rows, kind)
-  found = _by_rival(rows, tasks)
+  found = _by_rival(rows, tasks, kind.measure)
   free = {
     m: _mean(vs)
     for m, vs in found.items()
@@ -174,7 +174,7 @@ def summarize_rivals(rows: Rows) -> list[str]:
   if not kinds:
     return []
   by_kind = {
-    kind.title: _by_rival(rows, _tasks_with_rivals(rows, kind))
+    kind.title: _by_rival(rows, _tasks_with_rivals(rows, kind), kind.measure)
     for kind in kinds
   }
   real = [
