@@ -38,6 +38,7 @@ _TRIGGERS = {
   'oracle': 'the change points',
 }
 _ALWAYS_ON = (*ALWAYS_ON, 'momo')
+_OVER_SGD = 'isgd-over-sgd'
 
 
 def _name_of(method: str) -> str:
@@ -48,7 +49,9 @@ def _name_of(method: str) -> str:
       return f'{_OURS.get(reaction, reaction)}, on {title}'
   if method == 'base-decayed':
     return 'a rate that falls to zero'
-  if method in _ALWAYS_ON:
+  if method == _OVER_SGD:
+    return 'ISGD over SGD'
+  if method in (*_ALWAYS_ON, 'sgd'):
     return f'always on: {method}'
   return _OURS.get(method, method)
 
@@ -71,13 +74,20 @@ def rivals_on(
     return {}
   found = {}
   for (of, base, method), row in rows.items():
-    if of != task or base not in (_BASE, *_ALWAYS_ON):
-      continue
-    if (base == _BASE) == (method == 'base'):
+    if of != task or (name := _key_of(base, method)) is None:
       continue
     if (verdict := beside(row, adam, measure)) is not None:
-      found[method if base == _BASE else base] = verdict
+      found[name] = verdict
   return found
+
+
+def _key_of(base: str, method: str) -> str | None:
+  """Under which name a row stands beside Adam; None where it does not."""
+  if base == _BASE:
+    return None if method == 'base' else method
+  if base == 'sgd' and method == DEFAULT:
+    return _OVER_SGD
+  return base if base in (*_ALWAYS_ON, 'sgd') and method == 'base' else None
 
 
 def _by_rival(
@@ -193,7 +203,8 @@ def summarize_rivals(rows: Rows) -> list[str]:
     'risen) and Page-Hinkley (rises), with its defaults; and on digits the '
     'change points themselves. Always on, in place of Adam: Adam with b1 = 0 '
     'and with b1 = b2 = 0.99, `l2-to-start` (L2 towards the initial weights), '
-    'shrink-and-perturb, UPGD, and of `optax.contrib` what finds its own rate. '
+    'shrink-and-perturb, UPGD, of `optax.contrib` what finds its own rate, and '
+    'SGD, which ISGD is shown over too. '
     'Never worse: as above, on the real rows. Evaluations are the cost; '
     'nothing is said of seconds, for other work ran beside these.',
     _sentence(by_kind, _by_rival(rows, real)),
