@@ -111,3 +111,16 @@ def test_without_rivals_nothing_is_told(folder):
   folder.row(TASKS['elec2-1'], 'adam', 'isgd-probation', ONES)
   assert rivals.describe_rivals(rows_of(folder)) == []
   assert '| met |' not in opening.verdict_table(rows_of(folder))
+
+
+def test_sgd_and_isgd_over_it_stand_beside_adam(folder):
+  fill(folder)
+  for name in ('elec2-1', 'sp500-1'):
+    folder.row(TASKS[name], 'sgd', 'base', (0.5, 0.5, 0.5))
+    folder.row(TASKS[name], 'sgd', 'isgd-probation', (0.4, 0.4, 0.4))
+    folder.row(TASKS[name], 'momentum', 'base', (0.3, 0.3, 0.3))
+  text = told(folder)
+  assert '`sgd` (0.500)' in text
+  assert '| always on: sgd | 0.500 (0.50) | 1.00 | 2 of 2 |' in text
+  assert '| ISGD over SGD | 0.400 (0.40) |' in text
+  assert '0.300' not in text
