@@ -250,6 +250,11 @@ def streams_section() -> str:
   )
 
 
+def rivals_section() -> str:
+  """Rivals that react and rivals that are always on, beside the chase."""
+  return command.rivals_of(ROOT / 'results') or _NONE_YET
+
+
 # What each chart is good at, and where it is from.
 _CHARTS = {
   'shewhart': (
@@ -338,6 +343,7 @@ def render(text: str) -> str:
     'demo': demo_section,
     'results': results_section,
     'streams': streams_section,
+    'rivals': rivals_section,
     'bench': bench_section,
     'charts': charts_section,
   }.items():

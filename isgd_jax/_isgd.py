@@ -26,6 +26,8 @@ from isgd_jax._chase import probation_step
 from isgd_jax._chase import solvers
 from isgd_jax._chase import step as chase_step
 from isgd_jax._chase import value_fn as value_fns
+from isgd_jax._chase.probation import DEFAULT_RULES
+from isgd_jax._chase.probation import Rules
 from isgd_jax._chase.subproblem import SubproblemSolver
 
 _DEFAULT_SOLVER = solvers.gauss_newton()
@@ -257,7 +259,9 @@ def isgd(
       any_device=any_device,
       has_aux=has_aux,
       guard=guard,
-      probation=probation,
+      probation=bool(probation),
+      # Only the ablation of the comparisons hands others over.
+      rules=probation if isinstance(probation, Rules) else DEFAULT_RULES,
     ),
   )
 

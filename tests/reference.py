@@ -206,16 +206,22 @@ class Trust:
   judged: int = 0
   paid: int = 0
   undone: int = 0
+  # What the ablation of probation changes.
+  num_batches: int = 4
+  forgetting: float = 0.98
+  starts_trusting: bool = False
 
   @property
   def is_trusted(self):
+    if self.starts_trusting and self.judged < 2 and self.s >= 0:
+      return True
     return self.s > 0 and self.s >= max(1.4 * self.q**0.5, 0.25 * self.a)
 
   def settle(self, gain, share, own):
     """Takes in a judged chase, and decides the pauses after it."""
-    self.s = 0.98 * self.s + gain
-    self.q = 0.98 * self.q + gain**2
-    self.a = 0.98 * self.a + share * own
+    self.s = self.forgetting * self.s + gain
+    self.q = self.forgetting * self.q + gain**2
+    self.a = self.forgetting * self.a + share * own
     self.judged += 1
     self.paid += gain > 0
     self.pause = self.unjudged = 0
@@ -233,7 +239,14 @@ class Trust:
 
 
 def run_isgd_on_probation(
-  network, base, batches, *, window_size, sigma_multiplier, max_steps=5
+  network,
+  base,
+  batches,
+  *,
+  window_size,
+  sigma_multiplier,
+  max_steps=5,
+  **rules,
 ):
   """ISGD whose chases must prove themselves; returns records and the trust."""
 
@@ -241,7 +254,7 @@ def run_isgd_on_probation(
     return copy.deepcopy(base).update(grad)
 
   add = lambda w, u: tree_map(np.add, w, u)
-  params, window, records, trust = network.params, [], [], Trust()
+  params, window, records, trust = network.params, [], [], Trust(**rules)
   rival, leads, gain, own, age = None, False, 0.0, 0.0, 0
   num_extra = 0
   for step, batch in enumerate(batches):
@@ -259,8 +272,8 @@ def run_isgd_on_probation(
       record.evaluations += 1
       gain += rival_loss - found if leads else found - rival_loss
       age += 1
-      if age >= 4 or flagged or (leads and trust.s + gain < 0):
-        trust.settle(gain, age / 4, own)
+      if age >= trust.num_batches or flagged or (leads and trust.s + gain < 0):
+        trust.settle(gain, age / trust.num_batches, own)
         if leads and trust.s < 0:
           trust.undone += 1
           next_params = add(rival, peek(rival_grad))

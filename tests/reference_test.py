@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import isgd_jax
+from isgd_jax._chase import probation
 from tests import helpers
 from tests import reference
 
@@ -140,7 +141,7 @@ def make_shifts_then_wrong_labels(name):
     yield inputs, labels
 
 
-def run_oracle_on_probation(base, stream):
+def run_oracle_on_probation(base, stream, **rules):
   make_reference, _ = BASES[base]
   return reference.run_isgd_on_probation(
     reference.Mlp(6, 8, 4, seed=1),
@@ -148,6 +149,7 @@ def run_oracle_on_probation(base, stream):
     make_shifts_then_wrong_labels(stream),
     window_size=12,
     sigma_multiplier=2.0,
+    **rules,
   )
 
 
@@ -175,6 +177,39 @@ def test_probation_reproduces_the_oracle(base, stream):
   )
   assert tuple(map(int, counts)) == (trust.judged, trust.paid, trust.undone)
   assert (float(info.trust) >= 1) == trust.is_trusted
+
+
+@pytest.mark.parametrize(
+  'rules',
+  [
+    {'num_batches': 1},
+    {'num_batches': 2},
+    {'num_batches': 8},
+    {'forgetting': 0.5},
+    {'starts_trusting': True},
+  ],
+  ids=str,
+)
+def test_another_dose_of_probation_reproduces_the_oracle_too(rules):
+  stream, base = next(iter(SHIFTS_THEN_WRONG)), next(iter(BASES))
+  records, trust = run_oracle_on_probation(base, stream, **rules)
+  _, make_optax = BASES[base]
+  with jax.enable_x64(True):
+    optimizer = isgd_jax.isgd(
+      make_optax(),
+      isgd_jax.shewhart(12, 2.0),
+      probation=probation.Rules(**rules),  # pyright: ignore[reportArgumentType]
+    )
+    network = reference.Mlp(6, 8, 4, seed=1)
+    trajectory = list(
+      run_jax(optimizer, network.params, make_shifts_then_wrong_labels(stream))
+    )
+    assert_same_trajectory(records, trajectory, rtol=1e-6)
+  info = trajectory[-1][1]
+  assert int(info.num_chases_judged) == trust.judged
+  # And it is another run than that of the library.
+  usual, _ = run_oracle_on_probation(base, stream)
+  assert any(a.loss != b.loss for a, b in zip(records, usual, strict=True))
 
 
 def test_the_oracle_of_probation_meets_every_case():

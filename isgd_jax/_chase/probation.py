@@ -49,6 +49,24 @@ _EXTRA_SHARE = 0.2
 _WORST = 100.0
 
 
+class Rules(NamedTuple):
+  """What an ablation may change; the library has these alone.
+
+  Attributes:
+    num_batches: that judge a chase, m >= 1.
+    forgetting: factor of the record, a judged chase.
+    starts_trusting: whether chases lead until two are judged, while they have
+      lost nothing, and not only from two that paid on.
+  """
+
+  num_batches: int = NUM_BATCHES
+  forgetting: float = _FORGETTING
+  starts_trusting: bool = False
+
+
+DEFAULT_RULES = Rules()
+
+
 class Trust(NamedTuple):
   """What is on record of the chases; scalars, floating unless they say else.
 
@@ -137,9 +155,12 @@ def unpack(packed: PackedTrust) -> Trust:
   return Trust(**fields | {name: fields[name] != 0 for name in _BOOLEANS})
 
 
-def is_trusted(trust: Trust) -> jax.Array:
+def is_trusted(trust: Trust, rules: Rules = DEFAULT_RULES) -> jax.Array:
   """Whether chases have paid, beyond their scatter and beside their size."""
-  return (trust.gain > 0) & (trust.gain >= _least_gain(trust))
+  has_paid = (trust.gain > 0) & (trust.gain >= _least_gain(trust))
+  if not rules.starts_trusting:
+    return has_paid
+  return has_paid | ((trust.num_judged < 2) & (trust.gain >= 0))
 
 
 class Report(NamedTuple):
@@ -196,7 +217,10 @@ def observe(trust: Trust, loss: jax.Array, rival_loss: jax.Array) -> Trust:
 
 
 def settle(
-  trust: Trust, is_flagged: jax.Array, sigma: jax.Array
+  trust: Trust,
+  is_flagged: jax.Array,
+  sigma: jax.Array,
+  rules: Rules = DEFAULT_RULES,
 ) -> tuple[Trust, jax.Array]:
   """Ends a probation that is due to end.
 
@@ -207,16 +231,17 @@ def settle(
     trust: the record, the current batch observed.
     is_flagged: whether the current batch is to be chased.
     sigma: standard deviation of the chart.
+    rules: of probation.
 
   Returns:
     The record, and whether the chased candidate is undone.
   """
   has_lost_all = trust.leads & (trust.gain + trust.current_gain < 0)
   is_due = trust.is_on_probation & (
-    (trust.age >= NUM_BATCHES) | is_flagged | has_lost_all
+    (trust.age >= rules.num_batches) | is_flagged | has_lost_all
   )
   gain = trust.current_gain
-  share = trust.age.astype(gain.dtype) / NUM_BATCHES
+  share = trust.age.astype(gain.dtype) / rules.num_batches
   gain_a_batch = (
     gain
     / jnp.where(sigma > 0, sigma, 1.0)
@@ -224,9 +249,9 @@ def settle(
   )
   num_judged = (trust.num_judged + 1).astype(gain.dtype)
   settled = trust._replace(
-    gain=_FORGETTING * trust.gain + gain,
-    gain_squared=_FORGETTING * trust.gain_squared + jnp.square(gain),
-    own_gain=_FORGETTING * trust.own_gain + share * trust.current_own_gain,
+    gain=rules.forgetting * trust.gain + gain,
+    gain_squared=rules.forgetting * trust.gain_squared + jnp.square(gain),
+    own_gain=rules.forgetting * trust.own_gain + share * trust.current_own_gain,
     is_on_probation=jnp.zeros((), bool),
     num_judged=trust.num_judged + 1,
     num_paid=trust.num_paid + (gain > 0).astype(jnp.int32),
@@ -237,7 +262,7 @@ def settle(
     ratio=jnp.where(least > 0, settled.gain / jnp.where(least > 0, least, 1), 0)
   )
   is_undone = is_due & trust.leads & (settled.gain < 0)
-  does_pay = is_trusted(settled)
+  does_pay = is_trusted(settled, rules)
   fails = (settled.gain < 0) | (
     settled.gain < _LEAST_TRANSFER * settled.own_gain
   )
@@ -286,7 +311,10 @@ def admit(
 
 
 def begin(
-  trust: Trust, is_kept: jax.Array, own_gain: jax.Array
+  trust: Trust,
+  is_kept: jax.Array,
+  own_gain: jax.Array,
+  rules: Rules = DEFAULT_RULES,
 ) -> tuple[Trust, jax.Array]:
   """What becomes of a chase: who leads, and whether it is on probation.
 
@@ -294,11 +322,12 @@ def begin(
     trust: the record.
     is_kept: whether the chase passed its guard.
     own_gain: what it took off its batch.
+    rules: of probation.
 
   Returns:
     The record, and whether the chased candidate leads.
   """
-  leads = is_trusted(trust)
+  leads = is_trusted(trust, rules)
   is_unjudged = leads & (trust.num_unjudged > 0)
   begun = trust._replace(
     current_gain=jnp.zeros_like(trust.gain),

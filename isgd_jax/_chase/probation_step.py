@@ -72,6 +72,7 @@ def chase_on_probation(
   place. A chase moves in the place of the rival, which there is none of when
   one begins, so the gradient lives through it and is never computed anew.
   """
+  rules = settings.rules
 
   def trip(carry: _Carry) -> _Carry:
     """Evaluates the rival, or chases."""
@@ -85,7 +86,7 @@ def chase_on_probation(
     def judge_rival(loss):
       """The record with the rival's loss in it, and whether it takes over."""
       observed = probation.observe(trust, inner.loss, loss)
-      return probation.settle(observed, is_flagged, inner.sigma)
+      return probation.settle(observed, is_flagged, inner.sigma, rules)
 
     result = chase_step.chase_from(
       settings,
@@ -114,7 +115,7 @@ def chase_on_probation(
     )
     is_chased = ~carry.is_probe & ~result.is_reverted
     begun, leads = probation.begin(
-      trust, is_chased, own_gain=inner.loss - result.loss
+      trust, is_chased, inner.loss - result.loss, rules
     )
     slot, rival = _place_candidates(
       base_update, frozen_state, params, carry, result, is_undone, leads

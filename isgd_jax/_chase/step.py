@@ -20,6 +20,8 @@ from isgd_jax._chase import control_flow
 from isgd_jax._chase import loop
 from isgd_jax._chase import stored_values
 from isgd_jax._chase import trees
+from isgd_jax._chase.probation import DEFAULT_RULES
+from isgd_jax._chase.probation import Rules
 from isgd_jax._chase.subproblem import Subproblem
 from isgd_jax._chase.subproblem import SubproblemSolver
 
@@ -43,6 +45,7 @@ class Settings(NamedTuple):
   tolerance: float = 0.01
   guard: bool = True
   probation: bool = False
+  rules: Rules = DEFAULT_RULES
 
 
 class Batch(NamedTuple):

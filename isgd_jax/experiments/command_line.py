@@ -202,7 +202,9 @@ class Compare:
   --data-dir), sampling-bias, imbalance, label-noise, drift-labels,
   drift-pixels, drift-gradual, drift-text, input-bound, ablation,
   real-streams (the extra streams; Elec2 with --data-dir FILE, a CSV or CSV.gz;
-  what is missing is said first, and left out).
+  what is missing is said first, and left out). Likewise, of the same tables:
+  real-rivals and always-on (beside real-streams in a report), wrong-labels,
+  real-time, doses; on digits: made-rivals, made-always-on.
   """
 
   workload: tyro.conf.Positional[str]
@@ -211,12 +213,21 @@ class Compare:
   methods: tuple[str, ...] | None = None
   """Methods, some of: base, base-constant, base-decayed, twice, random, isgd
   (without probation), isgd-probation (the library's default), isgd-constant,
-  paper-isgd, skip, reset, reshuffled, isgd-reshuffled; by default the
-  workload's."""
+  paper-isgd, skip, reset, reshuffled, isgd-reshuffled; of what is scanned,
+  reset-moments, reset-count, rewarm-3, rewarm-10, shrink, echo, and on other
+  flags than the chart's random-isgd, random-reset, random-reset-count,
+  random-echo, random-shrink, random-rewarm-3, adwin-isgd, adwin-reset-count,
+  oracle-reset-count,
+  adwin-reset, adwin-echo, page-hinkley-isgd, page-hinkley-reset,
+  page-hinkley-echo, oracle-isgd, oracle-reset, oracle-echo, oracle-rewarm-10;
+  judged-by-1, judged-by-2, judged-by-8, forgetting-95, forgetting-99,
+  starts-trusting; by default the workload's."""
 
   bases: tuple[str, ...] | None = None
   """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo (the
-  last two, alone, come together); by default the workload's."""
+  last two, alone, come together), adam-b1-0, adam-b1-b2, l2-to-start,
+  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; by default the
+  workload's."""
 
   seeds: int = 5
   """Seeds of the runs that are reported."""

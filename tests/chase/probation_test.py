@@ -117,6 +117,40 @@ def test_two_equal_gains_are_trusted_and_one_is_not():
   assert bool(probation.is_trusted(trust))
 
 
+def test_a_trusting_start_ends_with_the_second_chase_or_the_first_loss():
+  rules = probation.Rules(starts_trusting=True)
+  assert bool(probation.is_trusted(no_record(), rules))
+  lost, _ = judged(no_record(), [-1.0] * 4)
+  assert not bool(probation.is_trusted(lost, rules))
+  small, _ = judged(no_record(), [0.01] * 4)
+  assert bool(probation.is_trusted(small, rules))
+  small, _ = judged(small, [0.01] * 4)
+  assert not bool(probation.is_trusted(small, rules))
+
+
+def test_the_ablation_s_rules_leave_the_library_s_program_as_it_is():
+  params = {'w': jnp.zeros(3), 'b': jnp.zeros(())}
+  batch = next(iter(noisy(1)))
+
+  def program(value):
+    optimizer = isgd_jax.isgd(
+      optax.adam(0.02), isgd_jax.shewhart(12, 2.0), probation=value
+    )
+
+    def step(params, state):
+      loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+      return optimizer.update(
+        grads, state, params, value=loss, value_fn=lambda p: loss_fn(p, batch)
+      )
+
+    state = optimizer.init(params)
+    with jax.numpy_dtype_promotion('standard'):
+      return jax.jit(step).lower(params, state).as_text()
+
+  assert program(True) == program(probation.Rules())
+  assert program(True) != program(probation.Rules(num_batches=2))
+
+
 def test_small_coins_beside_what_a_chase_moves_are_not_trusted():
   trust = no_record()
   for _ in range(20):

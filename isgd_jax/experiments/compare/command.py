@@ -80,7 +80,9 @@ class CompareConfig:
     return [
       ComparisonPlan(
         task=self._fitted(task),
-        base_optimizers=tuple(b for b in chosen if b not in LOSS_ADAPTIVE),
+        base_optimizers=tuple(
+          b for b in chosen if b not in LOSS_ADAPTIVE or not wants_adaptive
+        ),
         methods=resolve_methods(self.methods or workload.methods),
         has_loss_adaptive=wants_adaptive,
         num_rates=workload.num_rates,

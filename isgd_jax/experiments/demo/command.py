@@ -17,6 +17,7 @@ from isgd_jax.experiments.demo import figures as demo_figures
 from isgd_jax.experiments.demo import summary as summary_lib
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import step_records
@@ -33,7 +34,9 @@ from isgd_jax.experiments.statistics import luck
 # The learning rates and the lengths of the tasks are chosen for it.
 _DATASETS = ('digits',)
 _MODELS = ('cnn', 'mlp')
-_BASES = tuple(x for x in base_optimizer_names() if x not in LOSS_ADAPTIVE)
+_BASES = tuple(
+  x for x in base_optimizer_names() if x not in (*LOSS_ADAPTIVE, *ALWAYS_ON)
+)
 _METHODS = resolve_methods(('base', 'twice', 'isgd', 'random'))
 
 # The stream's: its runs with the first of the reporting seeds are drawn.

@@ -7,13 +7,15 @@ import jax
 import optax
 
 import isgd_jax
+from isgd_jax._chase import probation
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import build_base_optimizer
 from isgd_jax.experiments.optimizers.charts import ChartSettings
+from isgd_jax.experiments.optimizers.rival_reactions import react_out_of_control
 
 SOLVERS = ('gauss-newton', 'gradient-descent')
 _DEFAULT_CHART = ChartSettings()
-KINDS = ('base', 'isgd', 'paper-isgd', 'skip', 'reset')
+KINDS = ('base', 'isgd', 'paper-isgd', 'skip', 'reset', 'react')
 # What records of ISGD say where they do not: they are older than probation.
 _UNRECORDED: dict[str, Any] = {'probation': False}
 
@@ -24,14 +26,16 @@ class Algorithm:
 
   Attributes:
     kind: `'base'`, `'isgd'`, `'paper-isgd'`, `'skip'` (drop the flagged batch
-      in place of chasing it) or `'reset'` (of the base optimizer's state).
+      in place of chasing it), `'reset'` (of the base optimizer's state) or
+      `'react'`, whose `options` are those of `react_out_of_control`.
     chart: the control chart; unused by `'base'`. `'paper-isgd'` has its own, of
       this one's window.
     solver: `'gauss-newton'` or `'gradient-descent'`, at the learning rate of
       the base optimizer.
     solver_options: of the solver's factory, as pairs.
     options: of `isgd_jax.isgd`, as pairs. Without `probation` among them it is
-      False, not the library's default: so were the runs on record made.
+      False, not the library's default: so were the runs on record made. `rules`
+      are those of probation, as pairs, where they are not the library's.
     num_base_steps: of `'base'`, steps on each batch.
   """
 
@@ -58,6 +62,8 @@ class Algorithm:
     """The most gradient evaluations that a step can take."""
     if self.kind in ('base', 'skip', 'reset'):
       return self.num_base_steps
+    if self.kind == 'react':
+      return 2
     # The first one, those of the chase, and the one that recovers the gradient
     # where the chase is undone; on probation, that of the rival.
     options = _UNRECORDED | dict(self.options)
@@ -90,6 +96,10 @@ class Algorithm:
       return isgd_jax.skip_out_of_control(base, self.chart.build())
     if self.kind == 'reset':
       return isgd_jax.react(base, self.chart.build(), isgd_jax.reset())
+    if self.kind == 'react':
+      return react_out_of_control(
+        base, self.chart.build(), **dict(self.options)
+      )
     if self.kind == 'paper-isgd':
       return isgd_jax.paper_isgd(
         base,
@@ -101,4 +111,7 @@ class Algorithm:
     else:
       solver = isgd_jax.gradient_descent(learning_rate)
     options = _UNRECORDED | dict(self.options)
+    if 'rules' in options:
+      # No setting of the library: for the ablation alone.
+      options['probation'] = probation.Rules(**dict(options.pop('rules')))
     return isgd_jax.isgd(base, self.chart.build(), solver=solver, **options)

@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 
 from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.optimizers import always_on
 
 _MOMENTUM = 0.9
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -20,7 +21,25 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   # The loss sets these two's step; the rate is its upper bound.
   'polyak': optax.polyak_sgd,
   'momo': optax.contrib.momo,
+  # Rivals that are always on.
+  'adam-b1-0': functools.partial(optax.adam, b1=0.0),
+  'adam-b1-b2': functools.partial(optax.adam, b1=0.99, b2=0.99),
+  'l2-to-start': lambda rate: optax.chain(
+    always_on.add_decay_to_start(), optax.adam(rate)
+  ),
+  'shrink-and-perturb': always_on.shrink_and_perturb,
+  'upgd': always_on.upgd,
+  # Their rate is a factor to what they find by themselves.
+  'prodigy': optax.contrib.prodigy,
+  'dog': optax.contrib.dog,
+  'dowg': optax.contrib.dowg,
+  'cocob': optax.contrib.cocob,
 }
+# Always on, without the two that `polyak` and `momo` stand for in all records.
+ALWAYS_ON = (
+  *('adam-b1-0', 'adam-b1-b2', 'l2-to-start', 'shrink-and-perturb', 'upgd'),
+  *('prodigy', 'dog', 'dowg', 'cocob'),
+)
 
 # One grid for all methods of a base optimizer, half a decade between rates.
 _GRIDS = {
@@ -30,7 +49,17 @@ _GRIDS = {
   'adam': (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
   'polyak': (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
   'momo': (0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+  **dict.fromkeys(
+    ('adam-b1-0', 'adam-b1-b2', 'l2-to-start'),
+    (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+  ),
+  **dict.fromkeys(
+    ('shrink-and-perturb', 'upgd'), (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+  ),
+  # Nothing to tune.
+  **dict.fromkeys(('prodigy', 'dog', 'dowg', 'cocob'), (1.0,)),
 }
+_MOST_RATES = 6
 
 
 def base_optimizer_names() -> tuple[str, ...]:
@@ -40,8 +69,8 @@ def base_optimizer_names() -> tuple[str, ...]:
     The names, sorted.
 
   Example:
-    >>> base_optimizer_names()
-    ('adam', 'momentum', 'momo', 'nesterov', 'polyak', 'sgd')
+    >>> base_optimizer_names()[:4]
+    ('adam', 'adam-b1-0', 'adam-b1-b2', 'cocob')
   """
   return tuple(sorted(_OPTIMIZERS))
 
@@ -52,11 +81,13 @@ def build_base_optimizer(
   """Optax's optimizer of that name; momentum is 0.9, Adam as Optax has it.
 
   Args:
-    name: `'sgd'`, `'momentum'`, `'nesterov'`, `'adam'`, or one whose steps
-      depend on the loss: `'polyak'` (`optax.polyak_sgd`) or `'momo'`
-      (`optax.contrib.momo`).
-    learning_rate: a number, which may be traced; of the last two, the most that
-      a step may have.
+    name: `'sgd'`, `'momentum'`, `'nesterov'`, `'adam'`, one whose steps depend
+      on the loss: `'polyak'` (`optax.polyak_sgd`) or `'momo'`
+      (`optax.contrib.momo`), or one of `ALWAYS_ON`: `'adam-b1-0'`,
+      `'adam-b1-b2'` (both 0.99), `'l2-to-start'` (Adam), those of `always_on`
+      and of `optax.contrib`.
+    learning_rate: a number, which may be traced; of the two that depend on the
+      loss, the most that a step may have.
 
   Returns:
     The optimizer.
@@ -81,7 +112,7 @@ def learning_rate_grid(
     num_rates: how many, 1 to 6, from the middle of the grid.
 
   Returns:
-    The rates, ascending.
+    The rates, ascending; of an optimizer that finds its own, 1 alone.
 
   Raises:
     ValueError: the name is unknown (the message gives the nearest valid names),
@@ -92,10 +123,11 @@ def learning_rate_grid(
     (0.003, 0.01, 0.03)
   """
   grid = _GRIDS[check_name('base optimizer', base_optimizer, _GRIDS)]
-  if not 1 <= num_rates <= len(grid):
+  if not 1 <= num_rates <= _MOST_RATES:
     raise ValueError(
-      f'num_rates must lie within 1 and {len(grid)}, got {num_rates}'
+      f'num_rates must lie within 1 and {_MOST_RATES}, got {num_rates}'
     )
+  num_rates = min(num_rates, len(grid))
   start = (len(grid) - num_rates + 1) // 2
   return grid[start : start + num_rates]
 

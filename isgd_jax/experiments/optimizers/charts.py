@@ -5,8 +5,11 @@ from typing import Any
 
 import isgd_jax
 from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.optimizers.given_flags import given_flags
 
 CHARTS = ('shewhart', 'ewma', 'cusum', 'run-rules', 'difference')
+# Who flags: the chart, or what is beside it.
+TRIGGERS = ('chart', 'random', 'adwin', 'page-hinkley', 'oracle')
 
 # Two of three losses beyond two sigma.
 _TWO_OF_THREE = isgd_jax.RunRule('beyond', 2, 3, 2.0)
@@ -19,6 +22,7 @@ _UNRECORDED: dict[str, Any] = {
   'restart_after': None,
   'baseline_smoothing': 0.5,
   'cycle_length': None,
+  'trigger': 'chart',
 }
 
 
@@ -43,6 +47,8 @@ class ChartSettings:
     restart_after: as in `isgd_jax.with_restart`; None never restarts.
     baseline_smoothing: of `'difference'`, the weight of a batch's newest loss.
     cycle_length: of `'difference'`, batches in a cycle; None takes the window.
+    trigger: `'chart'`, or who flags in its place, from outside: `'random'`,
+      `'adwin'`, `'page-hinkley'` or `'oracle'`, which knows the change points.
   """
 
   kind: str = 'shewhart'
@@ -58,6 +64,7 @@ class ChartSettings:
   restart_after: int | None = None
   baseline_smoothing: float = 0.5
   cycle_length: int | None = None
+  trigger: str = 'chart'
 
   def as_record(self) -> dict[str, Any]:
     """The settings as records have them; runs are named by these keys."""
@@ -69,6 +76,7 @@ class ChartSettings:
       'restart_after': self.restart_after,
       'baseline_smoothing': self.baseline_smoothing,
       'cycle_length': self.cycle_length,
+      'trigger': self.trigger,
     }
     if self.kind in width:
       later['reference_sigma_multiplier'] = self.sigma_multiplier
@@ -97,6 +105,7 @@ class ChartSettings:
       'ewma'
     """
     check_name('control chart', self.kind, CHARTS)
+    check_name('trigger', self.trigger, TRIGGERS)
     window: dict[str, Any] = {
       'window_size': self.window_size,
       'sigma_multiplier': self.sigma_multiplier,
@@ -122,4 +131,4 @@ class ChartSettings:
       chart = isgd_jax.with_run_rules(chart, rules)
     if self.restart_after is not None:
       chart = isgd_jax.with_restart(chart, self.restart_after)
-    return chart
+    return chart if self.trigger == 'chart' else given_flags(chart)

@@ -11,7 +11,10 @@ from isgd_jax.experiments import files
 from isgd_jax.experiments.demonstrate import demonstrations
 from isgd_jax.experiments.errors import DataError
 from isgd_jax.experiments.report import findings
+from isgd_jax.experiments.report import harder
+from isgd_jax.experiments.report import opening
 from isgd_jax.experiments.report import real_streams
+from isgd_jax.experiments.report import rivals
 from isgd_jax.experiments.report import tables
 from isgd_jax.experiments.report import verdicts
 from isgd_jax.experiments.report.curves import draw_task
@@ -24,6 +27,11 @@ from isgd_jax.experiments.statistics import performance_profile
 
 _ABLATION = 'ablation'
 _REAL_STREAMS = 'real-streams'
+# Told by modules of their own.
+_APART = (
+  *(_ABLATION, _REAL_STREAMS, 'real-rivals', 'made-rivals', 'always-on'),
+  *('made-always-on', 'wrong-labels', 'real-time', 'doses'),
+)
 
 _RULES = (
   'Two costs, always: gradient evaluations (each value-and-gradient of a batch,'
@@ -63,12 +71,12 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   """
   found = findings.read_findings(folder)
   real = [f for f in found if f.workload == _REAL_STREAMS]
-  main = [f for f in found if f.workload not in (_ABLATION, _REAL_STREAMS)]
+  main = [f for f in found if f.workload not in _APART]
   ablations = [f for f in found if f.workload == _ABLATION]
   together: Rows = {}
   for finding in main:
     together |= finding.rows
-  parts = ['# Results', real_streams.verdict_table(_everything(found))]
+  parts = ['# Results', opening.verdict_table(_everything(found))]
   parts += [_rules(folder, out, together), '## In short']
   for finding in real:
     parts += _real_streams(finding)
@@ -76,6 +84,16 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   parts += _summary(folder, out, together)
   for finding in main:
     parts += _workload(folder, out, finding)
+  everything = _everything(found)
+  parts += rivals.describe_rivals(everything)
+  parts += harder.describe_wrong_labels(everything)
+  parts += harder.describe_real_time(everything)
+  parts += harder.describe_doses(everything)
+  parts += [
+    f'`{f.workload}`: {findings.describe_left_out(f)}'
+    for f in found
+    if f.left_out and f.workload in _APART[2:]
+  ]
   for finding in ablations:
     parts += _ablation(finding)
   parts += _demonstrations(folder, out)
@@ -100,8 +118,7 @@ def rows_of(folder: pathlib.Path) -> Rows:
   """
   together: Rows = {}
   for finding in findings.read_findings(folder):
-    is_main = finding.workload not in (_ABLATION, _REAL_STREAMS)
-    if is_main and not finding.is_large:
+    if finding.workload not in _APART and not finding.is_large:
       together |= finding.rows
   return together
 
@@ -118,7 +135,23 @@ def verdict_of(folder: pathlib.Path) -> str:
   Raises:
     InputError: (a `ValueError`) there are no records.
   """
-  return real_streams.verdict_table(_everything(findings.read_findings(folder)))
+  return opening.verdict_table(_everything(findings.read_findings(folder)))
+
+
+def rivals_of(folder: pathlib.Path) -> str:
+  """What is worth what beside the chase, without its rows.
+
+  Args:
+    folder: with the files that `compare` wrote.
+
+  Returns:
+    Markdown; empty where no rival was run.
+
+  Raises:
+    InputError: (a `ValueError`) there are no records.
+  """
+  rows = _everything(findings.read_findings(folder))
+  return '\n\n'.join(p for p in rivals.summarize_rivals(rows) if p)
 
 
 def _everything(found: Iterable[Finding]) -> Rows:

@@ -20,6 +20,7 @@ _MOST_WORSE = 0.01
 _OTHERS = ('twice', 'skip', 'reset')
 # Of the blind chase's gain.
 _LEAST_KEPT = 0.95
+_MADE_ABRUPT = ('drift-labels/', 'drift-pixels/')
 
 
 class RowVerdict(NamedTuple):
@@ -51,11 +52,11 @@ class RowVerdict(NamedTuple):
   @property
   def name(self) -> str:
     """Of the row, in a sentence."""
-    return f'{_short(self.task)} {self.base}'
+    return f'{short(self.task)} {self.base}'
 
 
 def row_verdict(
-  rows: Rows, task: str, base: str, method: str
+  rows: Rows, task: str, base: str, method: str, measure: str = 'loss'
 ) -> RowVerdict | None:
   """A method beside its base.
 
@@ -64,24 +65,40 @@ def row_verdict(
     task: the task.
     base: the base optimizer.
     method: the method.
+    measure: of the summaries, lower is better.
 
   Returns:
     The verdict; None without runs of both on common seeds.
   """
   row, other = rows.get((task, base, method)), rows.get((task, base, 'base'))
-  if row is None or other is None:
-    return None
-  ours, theirs = row.values('loss'), other.values('loss')
+  return None if row is None or other is None else beside(row, other, measure)
+
+
+def beside(row: Row, other: Row, measure: str = 'loss') -> RowVerdict | None:
+  """A row beside another of its task.
+
+  Args:
+    row: of a method.
+    other: what it is judged against.
+    measure: of the summaries, lower is better.
+
+  Returns:
+    The verdict; None without common seeds.
+  """
+  ours, theirs = row.values(measure), other.values(measure)
   seeds = [seed for seed in ours if seed in theirs]
   if not seeds:
     return None
+  spent, others_spent = (
+    r.values('num_gradient_evaluations') for r in (row, other)
+  )
   return RowVerdict(
-    task,
-    base,
-    method,
+    row.task,
+    row.base,
+    row.method,
     median_interval(_ratio(ours[s], theirs[s]) for s in seeds),
     paired_difference([ours[s] for s in seeds], [theirs[s] for s in seeds]),
-    verdicts.relative_to_base(rows, row, 'num_gradient_evaluations'),
+    statistics.median(_ratio(spent[s], others_spent[s]) for s in seeds),
     len(seeds),
   )
 
@@ -142,7 +159,7 @@ def _sentence(found: Sequence[RowVerdict]) -> str:
   text += '.'
   if failing:
     names = ', '.join(
-      f'{v.name} ({_percent(v.ratio.median)})'
+      f'{v.name} ({percent(v.ratio.median)})'
       for v in sorted(failing, key=lambda v: -v.ratio.median)
     )
     text += f' It fails in: {names}.'
@@ -171,7 +188,7 @@ def _table(
     # Of regression the second number is an error in no unit of the reader's.
     is_regression = 'loss' in guess
     cells = [
-      f'{_short(task)} {base}',
+      f'{short(task)} {base}',
       markdown.number(alone.median('loss'), 3),
       '' if is_regression else _accuracy(alone),
       markdown.number(guess['loss'], 3)
@@ -206,11 +223,13 @@ def _accuracy(row: Row) -> str:
   return f'{100 * accuracy:.1f}' if math.isfinite(accuracy) else 'diverged'
 
 
-def _percent(ratio: float) -> str:
+def percent(ratio: float) -> str:
+  """How far a ratio is from one: `+1.0 %`."""
   return f'{100 * (ratio - 1):+.1f} %' if math.isfinite(ratio) else 'diverged'
 
 
-def _short(task: str) -> str:
+def short(task: str) -> str:
+  """A task's name without its workload's."""
   return task.partition('/')[2] or task
 
 
@@ -234,7 +253,7 @@ def kept_gain_table(rows: Rows) -> str:
   """
   lines, shares = [], []
   for task, base, method in rows:
-    if method != DEFAULT or not task.startswith(KINDS[0].prefixes):
+    if method != DEFAULT or not task.startswith(_MADE_ABRUPT):
       continue
     ours = row_verdict(rows, task, base, DEFAULT)
     blind = row_verdict(rows, task, base, BLIND)
@@ -266,164 +285,7 @@ def kept_gain_table(rows: Rows) -> str:
   )
 
 
-# The table that RESULTS.md opens with
-
-
-class Kind(NamedTuple):
-  """A kind of data, and the tasks that stand for it.
-
-  Attributes:
-    title: as a reader would say it.
-    is_real: whether the streams were not made by us.
-    prefixes: of the names of its tasks.
-    suffixes: likewise; any where there is none.
-  """
-
-  title: str
-  is_real: bool
-  prefixes: tuple[str, ...]
-  suffixes: tuple[str, ...] = ('',)
-
-
-KINDS = (
-  Kind('meaning changes abruptly', False, ('drift-labels/', 'drift-pixels/')),
-  Kind('meaning changes gradually', False, ('drift-gradual/',)),
-  Kind('text, two sources in turn', False, ('drift-text/',)),
-  Kind(
-    'real, in time order, batches of 1 or 4',
-    True,
-    ('real-streams/',),
-    ('-1', '-4'),
-  ),
-  Kind(
-    'real, in time order, batches of 16 or 64',
-    True,
-    ('real-streams/',),
-    ('-16', '-64'),
-  ),
-  Kind('real, shuffled', True, ('real-streams/',), ('-shuffled',)),
-  Kind('wrong labels, in a fixed cycle, test loss', False, ('label-noise/',)),
-)
-# What may be recommended, and how it is called.
-_CHOICES = {
-  DEFAULT: 'ISGD',
-  BLIND: 'ISGD, `probation=False`',
-  'skip': 'skip on spike',
-  'reset': 'reset of the base state',
-}
-_LEAST_GAIN = 0.01
-
-
-def verdict_table(rows: Rows) -> str:
-  """Your data, what to use, its gain and its cost.
-
-  What to use is what has the lowest geometric mean of the rows' loss ratios, if
-  that is at least 1 % below the base and takes at most 1.2 times the
-  evaluations.
-
-  Args:
-    rows: all rows.
-
-  Returns:
-    Markdown; empty where there is nothing to compare.
-  """
-  lines, missing = [], []
-  for kind in KINDS:
-    pairs = [
-      (task, base)
-      for task, base, method in rows
-      if method == 'base'
-      and task.startswith(kind.prefixes)
-      and task.endswith(kind.suffixes)
-    ]
-    found = {
-      method: all_of
-      for method in (*_CHOICES, 'twice')
-      if (
-        all_of := [
-          v
-          for task, base in pairs
-          if (v := row_verdict(rows, task, base, method)) is not None
-        ]
-      )
-    }
-    if not found.keys() & _CHOICES.keys():
-      missing.append(kind.title)
-      continue
-    lines.append(_verdict_line(kind, found))
-  if not lines:
-    return ''
-  header = [
-    *('your data', 'use', 'its loss, best to worst row', 'evaluations'),
-    *(f'{title}: loss' for title in ('ISGD', 'blind', 'twice', 'skip')),
-    *('reset: loss', 'rows'),
-  ]
-  text = markdown.markdown_table(header, lines)
-  text += (
-    "\n\nA row is a task and a base optimizer; losses are of the base's, "
-    'geometric means over the rows, each the median of its seeds; evaluations '
-    "likewise of the base's, medians. What to use has the lowest loss among "
-    'what takes at most 1.2 times the evaluations, if that is 1 % below the '
-    'base; else nothing: the base optimizer alone. ISGD is the default, on '
-    'probation; blind is `probation=False`. `twice`, every batch twice, takes '
-    'double and is there to compare. In brackets, the rows of a method that '
-    'was not run on all.'
-  )
-  if missing:
-    text += f' No records yet of: {"; ".join(missing)}.'
-  return text
-
-
-def _verdict_line(
-  kind: Kind, found: Mapping[str, Sequence[RowVerdict]]
-) -> list[str]:
-  """One kind of data."""
-  losses = {
-    method: _geometric_mean([v.ratio.median for v in all_of])
-    for method, all_of in found.items()
-  }
-  costs = {
-    method: statistics.median(v.evaluation_ratio for v in all_of)
-    for method, all_of in found.items()
-  }
-  # Methods that were run on fewer rows are not compared with the others.
-  most = max(len(all_of) for all_of in found.values())
-  candidates = [
-    method
-    for method in _CHOICES
-    if method in found
-    and len(found[method]) == most
-    and costs[method] <= verdicts.MAX_EVALUATION_RATIO
-    and losses[method] <= 1 - _LEAST_GAIN
-  ]
-  use, gain, cost = 'nothing', '', ''
-  if candidates:
-    best = min(candidates, key=lambda method: losses[method])
-    ratios = [v.ratio.median for v in found[best]]
-    use = _CHOICES[best]
-    gain = (
-      f'{_percent(losses[best])} ({_percent(min(ratios))} to '
-      f'{_percent(max(ratios))})'
-    )
-    cost = f'{costs[best]:.2f}'
-  cells = [
-    _loss_cell(losses[method], len(found[method]), most)
-    if method in losses
-    else ''
-    for method in (DEFAULT, BLIND, 'twice', 'skip', 'reset')
-  ]
-  origin = 'real' if kind.is_real else 'made by us'
-  title = kind.title if kind.is_real else f'{kind.title} ({origin})'
-  return [title, use, gain, cost, *cells, str(most)]
-
-
-def _loss_cell(loss: float, num_rows: int, most: int) -> str:
-  """A mean ratio, and over how many rows where not over all."""
-  text = markdown.number(loss, 3)
-  return text if num_rows == most else f'{text} ({num_rows})'
-
-
-def _geometric_mean(ratios: Sequence[float]) -> float:
+def geometric_mean(ratios: Sequence[float]) -> float:
   """Of ratios that may be zero or infinite."""
   if math.inf in ratios:
     return math.inf

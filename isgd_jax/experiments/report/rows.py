@@ -6,6 +6,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
+from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.optimizers.base_optimizers import best_rate
 from isgd_jax.experiments.runs.methods import METHODS
 from isgd_jax.experiments.runs.tasks import STREAM_ORDERS
@@ -16,7 +17,10 @@ from isgd_jax.experiments.statistics import median_interval
 _TARGET_SHARE = 0.99
 # Share of the best accuracy that the tuned baseline has within a segment.
 _RECOVERED_SHARE = 0.9
-_BASE_ORDER = ('sgd', 'momentum', 'nesterov', 'adam', 'polyak', 'momo')
+_BASE_ORDER = (
+  *('sgd', 'momentum', 'nesterov', 'adam', 'polyak', 'momo'),
+  *ALWAYS_ON,
+)
 _METHOD_ORDER = tuple(METHODS)
 # Columns of an evaluation in a record.
 _EVALUATIONS, _SECONDS, _ACCURACY = range(3)

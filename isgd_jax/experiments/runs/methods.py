@@ -1,9 +1,12 @@
 """The methods of a comparison by name: how to train, with which schedule."""
 
+from collections.abc import Iterator
 import dataclasses
 
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
+from isgd_jax.experiments.optimizers.charts import TRIGGERS
+from isgd_jax.experiments.optimizers.charts import ChartSettings
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.ablation import WINDOW_FACTORS
 from isgd_jax.experiments.runs.tasks import Task
@@ -71,6 +74,57 @@ class Method:
     )
 
 
+def _triggered(trigger: str) -> Algorithm:
+  return Algorithm('isgd', ChartSettings(trigger=trigger))
+
+
+def _reaction(reaction: str, trigger: str = 'chart', **numbers) -> Algorithm:
+  """Of `rival_reactions`, as a run on record has it."""
+  options = (('reaction', reaction), *numbers.items())
+  return Algorithm('react', ChartSettings(trigger=trigger), options=options)
+
+
+def _rivals() -> Iterator[Method]:
+  """What reacts in place of the chase, over the chart and over other flags."""
+  yield Method('reset-moments', 'react', isgd=_reaction('moments'))
+  yield Method('reset-count', 'react', isgd=_reaction('count'))
+  for factor in (3, 10):
+    yield Method(
+      f'rewarm-{factor}', 'react', isgd=_reaction('rewarm', factor=factor)
+    )
+  yield Method('shrink', 'react', isgd=_reaction('shrink'))
+  yield Method('echo', 'react', isgd=_reaction('echo'))
+  for trigger in TRIGGERS[1:]:
+    isgd = _triggered(trigger)
+    yield Method(f'{trigger}-isgd', 'isgd', isgd=isgd)
+    yield Method(f'{trigger}-reset', 'reset', isgd=isgd)
+    yield Method(f'{trigger}-echo', 'react', isgd=_reaction('echo', trigger))
+  for trigger in ('random', 'adwin', 'oracle'):
+    yield Method(
+      f'{trigger}-reset-count', 'react', isgd=_reaction('count', trigger)
+    )
+  yield Method('random-shrink', 'react', isgd=_reaction('shrink', 'random'))
+  rewarm = _reaction('rewarm', 'random', factor=3)
+  yield Method('random-rewarm-3', 'react', isgd=rewarm)
+  rewarm = _reaction('rewarm', 'oracle', factor=10)
+  yield Method('oracle-rewarm-10', 'react', isgd=rewarm)
+
+
+def _doses() -> Iterator[Method]:
+  """Probation, one number changed at a time."""
+  changes: dict[str, tuple[str, int | float | bool]] = {
+    **{f'judged-by-{m}': ('num_batches', m) for m in (1, 2, 8)},
+    **{f'forgetting-{x}': ('forgetting', x / 100) for x in (95, 99)},
+    'starts-trusting': ('starts_trusting', True),
+  }
+  for name, change in changes.items():
+    options = (('probation', True), ('rules', (change,)))
+    yield Method(name, 'isgd', isgd=Algorithm('isgd', options=options))
+
+
+RIVALS = tuple(_rivals())
+DOSES = tuple(_doses())
+
 METHODS = {
   method.name: method
   for method in (
@@ -87,6 +141,8 @@ METHODS = {
     Method('reset', 'reset'),
     Method('reshuffled', 'base', is_reshuffled=True),
     Method('isgd-reshuffled', 'isgd', is_reshuffled=True),
+    *RIVALS,
+    *DOSES,
     *(
       Method(
         name, 'isgd', isgd=isgd, window_factor=WINDOW_FACTORS.get(name, 1.0)

@@ -40,7 +40,7 @@ def outcome_of(
 
   Returns:
     `summary`, numbers; `extra_steps`, how many steps took how many evaluations
-    beyond their first, but not of a table; and with traces, of a stream
+    beyond their first, but not of a scanned task; and with traces, of a stream
     `recovery` and `accuracy_curve`, else `evaluations`: rows of gradient
     evaluations, seconds and test accuracy.
   """
@@ -58,7 +58,7 @@ def outcome_of(
   if purpose == 'tuning':
     summary = {name: summary[name] for name in _TUNING_SUMMARY}
   outcome: dict[str, Any] = {'summary': rounded(summary)}
-  if not task.is_table:
+  if not task.is_scanned:
     outcome['extra_steps'] = histogram(result.extra_evaluations())
   if purpose == 'tuning' or not has_traces:
     return outcome

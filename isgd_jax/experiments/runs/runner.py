@@ -25,6 +25,7 @@ from isgd_jax.experiments.runs.outcomes import extra_steps_of
 from isgd_jax.experiments.runs.outcomes import histogram
 from isgd_jax.experiments.runs.outcomes import outcome_of
 from isgd_jax.experiments.runs.records import Store
+from isgd_jax.experiments.runs.scan_batches import build_scan_batches
 from isgd_jax.experiments.runs.scanned import train_in_scan
 from isgd_jax.experiments.runs.tasks import Purpose
 from isgd_jax.experiments.runs.tasks import Task
@@ -228,9 +229,9 @@ class _Runner:
     return record
 
   def _extra_steps_of(self, record: dict[str, Any]) -> np.ndarray:
-    """ISGD's; none of a table, where no random trigger takes them."""
-    is_table = self._plan.task.is_table
-    return np.zeros(0, int) if is_table else extra_steps_of(record)
+    """ISGD's; none of a scanned task, where no random trigger takes them."""
+    is_scanned = self._plan.task.is_scanned
+    return np.zeros(0, int) if is_scanned else extra_steps_of(record)
 
   def _train(
     self,
@@ -239,11 +240,16 @@ class _Runner:
     purpose: Purpose,
     isgd_extra_steps: np.ndarray | None,
   ) -> RunResult:
-    """One run; on a table as one program."""
+    """One run; of a scanned task as one program."""
     task = self._plan.task
-    if task.is_table:
-      batches = tasks.build_table_batches(task, config.seed)
-      return train_in_scan(config, self._model, batches)
+    if task.is_scanned:
+      return train_in_scan(
+        config,
+        self._model,
+        build_scan_batches(task, config.seed),
+        change_points=task.change_points,
+        is_real_time=task.is_real_time,
+      )
     return train(
       config,
       self._model,

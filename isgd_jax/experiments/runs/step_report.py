@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import isgd_jax
+from isgd_jax.experiments.optimizers.rival_reactions import RivalState
 
 Report = TypeVar('Report', bound=tuple)
 
@@ -49,7 +50,8 @@ def of_chart(
     {'mean': nan, 'final_loss': 0.5, 'is_skipped': False}
   """
   if isinstance(
-    opt_state, isgd_jax.ISGDState | isgd_jax.SkipState | isgd_jax.ReactState
+    opt_state,
+    isgd_jax.ISGDState | isgd_jax.SkipState | isgd_jax.ReactState | RivalState,
   ):
     info = isgd_jax.get_info(opt_state)
     return {name: getattr(info, name) for name in fields}

@@ -8,6 +8,7 @@
 * `paper-isgd`: `isgd_jax.paper_isgd` around it, chasing at its learning rate.
 * `skip`: the base optimizer, but a flagged batch is dropped.
 * `reset`: the base optimizer, but its state is forgotten at a flagged batch.
+* `react`: the base optimizer, with another reaction to a flagged batch.
 
 The learning rate and its decay are arguments of every program, so that a whole
 tuning grid shares one compilation. Extra base steps are no loop inside the
@@ -30,11 +31,13 @@ from isgd_jax.experiments.models import Batch
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import Params
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
+from isgd_jax.experiments.optimizers.given_flags import set_flag
+from isgd_jax.experiments.optimizers.rival_reactions import RivalState
 from isgd_jax.experiments.runs import step_report
 
 _OF_CHART = ('mean', 'sigma', 'control_limit', 'is_undertrained', 'final_loss')
 STEP_KINDS = (
-  *('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip', 'reset'),
+  *('base', 'twice', 'random', 'isgd', 'paper-isgd', 'skip', 'reset', 'react'),
 )
 
 
@@ -162,6 +165,7 @@ def training_step(
   decay: jax.Array,
   inputs: jax.Array,
   labels: jax.Array,
+  is_flagged: jax.Array | None = None,
 ) -> tuple[Carry, jax.Array]:
   """The step that `compile_step` compiles.
 
@@ -174,11 +178,14 @@ def training_step(
     decay: as in `CompiledStep`.
     inputs: of the batch.
     labels: of the batch.
+    is_flagged: whether the batch is, where the chart has that from outside.
 
   Returns:
     The new carry, and the metrics of the first of its steps on the batch.
   """
   batch: Batch = inputs, labels
+  if is_flagged is not None:
+    carry = carry._replace(opt_state=set_flag(carry.opt_state, is_flagged))
   found = []
   evaluations_before = carry.num_evaluations
   for _ in range(algorithm.num_base_steps):
@@ -211,7 +218,8 @@ def training_step(
   )
   if algorithm.kind != 'base':
     info = isgd_jax.get_info(carry.opt_state)
-    metrics = metrics._replace(num_extra_steps=info.num_chase_steps)
+    num_extra = info.num_chase_steps + _num_extra(carry.opt_state)
+    metrics = metrics._replace(num_extra_steps=num_extra)
   return carry, step_report.pack(metrics)
 
 
@@ -225,4 +233,10 @@ def _spent(algorithm: Algorithm, before: Any, after: Any) -> jax.Array | int:
   return (
     isgd_jax.get_info(after).num_gradient_evaluations
     - isgd_jax.get_info(before).num_gradient_evaluations
+    + _num_extra(after)
   )
+
+
+def _num_extra(opt_state: Any) -> jax.Array | int:
+  """Evaluations of a rival's reaction, which no chart's state counts."""
+  return opt_state.num_extra if isinstance(opt_state, RivalState) else 0

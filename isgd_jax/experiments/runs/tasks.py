@@ -22,6 +22,7 @@ from isgd_jax.experiments.datasets import load_dataset
 from isgd_jax.experiments.datasets import load_table
 from isgd_jax.experiments.datasets import load_texts
 from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.models import build_model
 
@@ -31,7 +32,9 @@ _EVALUATION_BATCH = 1000
 _SPLIT_SEED = 0
 
 TABLE_ORDERS = ('table', 'shuffled-table')
-STREAM_ORDERS = ('drift', 'texts', *TABLE_ORDERS)
+# As 'drift', but the whole run is one program.
+SCANNED_DRIFT = 'scanned-drift'
+STREAM_ORDERS = ('drift', SCANNED_DRIFT, 'texts', *TABLE_ORDERS)
 # Of a table, rows that give the first moments to scale by; in no batch.
 WARM_UP_ROWS = 64
 
@@ -49,7 +52,8 @@ class Task:
     dataset: name of the data set, or `'texts'`.
     model: name of the network.
     order: `'cycle'` (the paper's fixed cycle), `'reshuffled'`, or of a stream
-      `'drift'`, `'texts'`, `'table'` (in time order) or `'shuffled-table'`.
+      `'drift'`, `'scanned-drift'` (likewise, as one program), `'texts'`,
+      `'table'` (in time order) or `'shuffled-table'`.
     batch_size: examples a batch.
     window_size: of every control chart: the batches of an epoch, or on a stream
       about as many as the loss takes to settle.
@@ -65,12 +69,16 @@ class Task:
     label_noise: share of the train labels that is replaced by another class.
     num_segments: of a stream.
     batches_per_segment: of a stream.
-    drift: `'labels'` or `'pixels'`.
+    drift: one of `streams.DRIFTS`.
     transition_batches: as in `streams.drifting_stream`.
     sequence_length: of texts, bytes.
     seconds_per_batch: of a source that is slower than the step; 0 for none. The
       budget is then one of batches, not of gradient evaluations.
     is_balanced: whether accuracy is the mean over the classes.
+    wrong_batches: of a scanned stream, the share of batches whose labels are
+      random.
+    is_real_time: of a scanned stream, whether a step that took k gradient
+      evaluations leaves the next k - 1 batches untrained on, only predicted.
     data_dir: where the files of the data set (or the texts) lie; None where
       they are looked for by themselves.
   """
@@ -97,6 +105,8 @@ class Task:
   sequence_length: int = 64
   seconds_per_batch: float = 0.0
   is_balanced: bool = False
+  wrong_batches: float = 0.0
+  is_real_time: bool = False
   data_dir: str | None = None
 
   def as_record(self) -> dict[str, Any]:
@@ -104,6 +114,11 @@ class Task:
 
     Records have these keys, and runs are named by them.
     """
+    # What records from before these were made with: left out where equal.
+    later = {
+      'wrong_batches': self.wrong_batches,
+      'is_real_time': self.is_real_time,
+    }
     return {
       'name': self.name,
       'title': self.title,
@@ -127,6 +142,7 @@ class Task:
       'sequence_length': self.sequence_length,
       'seconds_per_batch': self.seconds_per_batch,
       'is_balanced': self.is_balanced,
+      **{name: value for name, value in later.items() if value},
     }
 
   @property
@@ -138,6 +154,11 @@ class Task:
   def is_table(self) -> bool:
     """Whether it is a real stream, a table."""
     return self.order in TABLE_ORDERS
+
+  @property
+  def is_scanned(self) -> bool:
+    """Whether a whole run is one program."""
+    return self.is_table or self.order == SCANNED_DRIFT
 
   @property
   def num_batches(self) -> int:
@@ -193,7 +214,7 @@ def build_task_model(task: Task) -> Model:
     return build_model(
       task.model, table.example_shape, table.num_classes, table.kind
     )
-  dataset = _load(task.dataset, task.data_dir)
+  dataset = _load(task.dataset, _folder_of(task))
   return build_model(task.model, dataset.example_shape, dataset.num_classes)
 
 
@@ -230,15 +251,16 @@ def build_stream(
       rng=rng if task.order == 'shuffled-table' else None,
       warm_up=WARM_UP_ROWS,
     )
-  if task.order == 'drift':
-    everything = _everything(task.dataset, task.data_dir)
+  if task.order in ('drift', SCANNED_DRIFT):
+    data_dir = _folder_of(task)
+    everything = _everything(task.dataset, data_dir)
     return streams.drifting_stream(
       *everything,
       batch_size=task.batch_size,
       num_segments=task.num_segments,
       batches_per_segment=task.batches_per_segment,
-      num_classes=_num_classes(task.dataset, task.data_dir),
-      drift='pixels' if task.drift == 'pixels' else 'labels',
+      num_classes=_num_classes(task.dataset, data_dir),
+      drift=check_name('drift', task.drift, streams.DRIFTS),  # pyright: ignore[reportArgumentType]
       transition_batches=task.transition_batches,
       rng=rng,
     )
@@ -297,6 +319,33 @@ def build_table_batches(task: Task, seed: int) -> streams.TableBatches:
     rng=np.random.default_rng(seed) if is_shuffled else None,
     warm_up=WARM_UP_ROWS,
   )
+
+
+def num_classes_of(task: Task) -> int:
+  """Of a scanned stream.
+
+  Args:
+    task: of a classification.
+
+  Returns:
+    The number of classes.
+
+  Raises:
+    ValueError: it is of regression.
+  """
+  if not task.is_table:
+    return _num_classes(task.dataset, _folder_of(task))
+  table = task_table(task)
+  if table.kind == 'regression':
+    raise InputError(f'{task.name} is a regression, which has no classes')
+  return table.num_classes
+
+
+def _folder_of(task: Task) -> str | None:
+  """Where the data lie; beside tables, only MNIST's are asked for."""
+  if task.order == SCANNED_DRIFT and task.dataset != 'mnist':
+    return None
+  return task.data_dir
 
 
 def task_table(task: Task) -> Table:

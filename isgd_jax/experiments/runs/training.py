@@ -36,8 +36,8 @@ class RunConfig:
     base_optimizer: one of `base_optimizers.base_optimizer_names()`.
     learning_rate: at the start.
     seed: of the initial parameters and of the random trigger.
-    isgd: ISGD's settings; the methods `'paper-isgd'`, `'skip'` and `'reset'`
-      take the control chart from there.
+    isgd: ISGD's settings, or those of `'react'`; the methods `'paper-isgd'`,
+      `'skip'` and `'reset'` take the control chart from there.
     decay_evaluations: gradient evaluations over which the learning rate falls
       to zero, as half a cosine; 0 where it is constant.
   """
@@ -53,7 +53,7 @@ class RunConfig:
   def algorithm(self) -> Algorithm:
     """What is wrapped around the base optimizer."""
     match self.method:
-      case 'isgd':
+      case 'isgd' | 'react':
         return self.isgd
       case 'paper-isgd' | 'skip' | 'reset':
         return Algorithm(self.method, self.isgd.chart)
@@ -90,6 +90,8 @@ class RunResult(NamedTuple):
     compile_seconds: of the program, 0 where an earlier run had compiled it.
     is_diverged: whether a loss was not finite.
     evaluations: in order, the last one at the end of the run.
+    is_wrong: [num_steps] bool, the batches whose labels are random; None where
+      a task has none.
   """
 
   params: Params
@@ -98,6 +100,7 @@ class RunResult(NamedTuple):
   compile_seconds: float
   is_diverged: bool
   evaluations: tuple[Evaluation, ...] = ()
+  is_wrong: np.ndarray | None = None
 
   def extra_evaluations(self) -> np.ndarray:
     """Gradient evaluations of each step beyond its first: [num_steps] int."""
@@ -111,6 +114,13 @@ class RunResult(NamedTuple):
     """
     m = self.metrics
     worst = np.nan if self.is_diverged else 1.0
+    of_right: dict[str, float] = {}
+    if self.is_wrong is not None:
+      loss, accuracy = (x[~self.is_wrong] for x in (m.loss, m.accuracy))
+      of_right = {
+        'right_loss': float(loss.mean(dtype=np.float64) * worst),
+        'right_accuracy': float(accuracy.mean(dtype=np.float64) * worst),
+      }
     return {
       'num_steps': len(m.loss),
       'prequential_loss': float(m.loss.mean(dtype=np.float64) * worst),
@@ -122,6 +132,7 @@ class RunResult(NamedTuple):
       'run_seconds': self.run_seconds,
       'compile_seconds': self.compile_seconds,
       'is_diverged': self.is_diverged,
+      **of_right,
     }
 
 
@@ -177,8 +188,9 @@ def train(
     A `RunResult`.
 
   Raises:
-    ValueError: a name in `config` is unknown, the stream is empty, or
-      `isgd_extra_steps` is missing or longer than the stream.
+    ValueError: a name in `config` is unknown, the stream is empty,
+      `isgd_extra_steps` is missing or longer than the stream, or the flags
+      come from outside.
 
   Example:
     >>> from isgd_jax.experiments import datasets, models, streams
@@ -192,6 +204,11 @@ def train(
     True
   """
   check_name('method', config.method, STEP_KINDS)
+  if config.algorithm.chart.trigger != 'chart':
+    raise ValueError(
+      f'a trigger of {config.algorithm.chart.trigger!r} is made for a scan '
+      'alone; take the task that is scanned'
+    )
   if stream.num_batches < 1:
     raise ValueError('the stream has no batch; lower its batch_size')
   num_calls = _num_calls(config, stream.num_batches, isgd_extra_steps)

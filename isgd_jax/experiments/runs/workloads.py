@@ -6,7 +6,9 @@ minutes. The large forms are for an accelerator.
 
 import dataclasses
 
+from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.runs import real_streams
+from isgd_jax.experiments.runs import rivals
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.tasks import Task
 
@@ -294,6 +296,73 @@ _REAL_STREAMS = Workload(
   has_traces=False,
 )
 
+# Of real streams the base stands in the records of `real-streams`, and the
+# rivals beside it.
+_RIVALS = (
+  Workload(
+    'real-rivals',
+    'Rivals that react, real streams',
+    rivals.TABLES,
+    base_optimizers=('adam',),
+    methods=rivals.REAL_RIVALS,
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'always-on',
+    'Rivals that are always on, real streams',
+    rivals.TABLES,
+    base_optimizers=(*ALWAYS_ON, 'momo'),
+    methods=('base',),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'made-rivals',
+    'Rivals where the change points are known, digits',
+    rivals.MADE_TASKS,
+    base_optimizers=('adam',),
+    methods=(*rivals.OUR_METHODS, *rivals.MADE_RIVALS),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'made-always-on',
+    'Rivals that are always on, digits',
+    rivals.MADE_TASKS,
+    base_optimizers=(*ALWAYS_ON, 'momo'),
+    methods=('base',),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'wrong-labels',
+    'Streams with batches of random labels',
+    rivals.WRONG_TASKS,
+    methods=('base', 'twice', 'isgd', 'isgd-probation', 'skip'),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'real-time',
+    'Real streams in real time: an evaluation more costs a batch',
+    rivals.REAL_TIME_TASKS,
+    base_optimizers=('adam',),
+    methods=('base', 'twice', 'isgd', 'isgd-probation'),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'doses',
+    'Probation with one number changed',
+    rivals.DOSE_TASKS,
+    base_optimizers=('adam',),
+    methods=rivals.DOSE_METHODS,
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+)
+
 _BY_NAME = {workload.name: workload for workload in _WORKLOADS}
 _ABLATION_TASKS = (
   ('drift-labels', 0),
@@ -317,6 +386,7 @@ WORKLOADS = {
   **_BY_NAME,
   _ABLATION.name: _ABLATION,
   _REAL_STREAMS.name: _REAL_STREAMS,
+  **{workload.name: workload for workload in _RIVALS},
 }
 
 

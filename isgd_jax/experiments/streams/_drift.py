@@ -8,8 +8,8 @@ import numpy as np
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.streams._stream import Stream
 
-Drift = Literal['labels', 'pixels', 'permuted-labels']
-DRIFTS = ('labels', 'pixels', 'permuted-labels')
+Drift = Literal['labels', 'pixels', 'permuted-labels', 'none']
+DRIFTS = ('labels', 'pixels', 'permuted-labels', 'none')
 
 
 def drifting_stream(
@@ -34,7 +34,8 @@ def drifting_stream(
   * `'pixels'`: the pixels of every image are permuted, by one random
     permutation a segment. The first segment is left as it is;
   * `'permuted-labels'`: likewise the labels, by a random permutation of the
-    classes, which may leave some as they are.
+    classes, which may leave some as they are;
+  * `'none'`: nothing changes but the order.
 
   Args:
     images: [n, h, w, c].
@@ -43,7 +44,7 @@ def drifting_stream(
     num_segments: segments, hence `num_segments - 1` change points.
     batches_per_segment: batches between two change points.
     num_classes: the number of classes.
-    drift: `'labels'`, `'pixels'` or `'permuted-labels'`.
+    drift: one of `DRIFTS`.
     transition_batches: batches at the start of a segment, from the second on,
       over which the new concept takes over: each image follows it with a
       probability that rises linearly. 0 changes abruptly.

@@ -7,6 +7,7 @@ import optax
 import optax.contrib
 import pytest
 
+from isgd_jax.experiments.optimizers import always_on
 from isgd_jax.experiments.optimizers import base_optimizers
 
 PARAMS = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array(0.5)}
@@ -17,6 +18,15 @@ OPTAX = {
   'adam': optax.adam(0.1),
   'polyak': optax.polyak_sgd(0.1),
   'momo': optax.contrib.momo(0.1),
+  'adam-b1-0': optax.adam(0.1, b1=0.0),
+  'adam-b1-b2': optax.adam(0.1, b1=0.99, b2=0.99),
+  'l2-to-start': optax.chain(always_on.add_decay_to_start(), optax.adam(0.1)),
+  'shrink-and-perturb': always_on.shrink_and_perturb(0.1),
+  'upgd': always_on.upgd(0.1),
+  'prodigy': optax.contrib.prodigy(0.1),
+  'dog': optax.contrib.dog(0.1),
+  'dowg': optax.contrib.dowg(0.1),
+  'cocob': optax.contrib.cocob(0.1),
 }
 
 
@@ -67,6 +77,9 @@ def test_best_rate_of_nothing_is_refused():
 def test_fewer_rates_are_from_the_middle_of_the_full_grid(name):
   full = base_optimizers.learning_rate_grid(name)
   assert list(full) == sorted(set(full))
+  if len(full) == 1:
+    assert base_optimizers.learning_rate_grid(name, 3) == full == (1.0,)
+    return
   for num_rates in range(1, len(full) + 1):
     rates = base_optimizers.learning_rate_grid(name, num_rates)
     start = full.index(rates[0])

@@ -1,0 +1,368 @@
+"""Rivals of the chase beside it: those that react, and those always on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import math
+import statistics
+
+from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
+from isgd_jax.experiments.report import markdown
+from isgd_jax.experiments.report.kinds import KINDS
+from isgd_jax.experiments.report.kinds import Kind
+from isgd_jax.experiments.report.real_streams import BLIND
+from isgd_jax.experiments.report.real_streams import DEFAULT
+from isgd_jax.experiments.report.real_streams import RowVerdict
+from isgd_jax.experiments.report.real_streams import beside
+from isgd_jax.experiments.report.real_streams import geometric_mean
+from isgd_jax.experiments.report.real_streams import percent
+from isgd_jax.experiments.report.real_streams import short
+from isgd_jax.experiments.report.rows import Rows
+
+_BASE = 'adam'
+_LEAST_GAIN = 0.01
+# Of reactions over the chart that could go into the library, and what each is.
+_REACTIONS = {
+  'skip': 'skip the batch',
+  'reset': 'reset of the base state',
+  'reset-moments': 'reset of the moments',
+  'reset-count': 'reset of the step count',
+  'rewarm-3': 'a rate 3 times as high, coming down over 20 steps',
+  'rewarm-10': 'a rate 10 times as high, coming down over 20 steps',
+  'shrink': 'a fifth of the way to the initial weights',
+  'echo': 'one more base step on the batch',
+}
+_OURS = {DEFAULT: 'ISGD', BLIND: 'blind ISGD'}
+_TRIGGERS = {
+  'random': 'as many random batches',
+  'adwin': 'ADWIN',
+  'page-hinkley': 'Page-Hinkley',
+  'oracle': 'the change points',
+}
+_ALWAYS_ON = (*ALWAYS_ON, 'momo')
+_OVER_SGD = 'isgd-over-sgd'
+
+
+def _name_of(method: str) -> str:
+  """How a rival is called in a table."""
+  for trigger, title in _TRIGGERS.items():
+    if method.startswith(f'{trigger}-'):
+      reaction = method.removeprefix(f'{trigger}-')
+      return f'{_OURS.get(reaction, reaction)}, on {title}'
+  if method == 'base-decayed':
+    return 'a rate that falls to zero'
+  if method == _OVER_SGD:
+    return 'ISGD over SGD'
+  if method in (*_ALWAYS_ON, 'sgd'):
+    return f'always on: {method}'
+  return _OURS.get(method, method)
+
+
+def rivals_on(
+  rows: Rows, task: str, measure: str = 'loss'
+) -> dict[str, RowVerdict]:
+  """All that was run on a task beside Adam, each against Adam alone.
+
+  Args:
+    rows: all rows.
+    task: the task.
+    measure: of the summaries.
+
+  Returns:
+    Verdicts by method, or by optimizer of what is always on.
+  """
+  adam = rows.get((task, _BASE, 'base'))
+  if adam is None:
+    return {}
+  found = {}
+  for (of, base, method), row in rows.items():
+    if of != task or (name := _key_of(base, method)) is None:
+      continue
+    if (verdict := beside(row, adam, measure)) is not None:
+      found[name] = verdict
+  return found
+
+
+def _key_of(base: str, method: str) -> str | None:
+  """Under which name a row stands beside Adam; None where it does not."""
+  if base == _BASE:
+    return None if method == 'base' else method
+  if base == 'sgd' and method == DEFAULT:
+    return _OVER_SGD
+  return base if base in (*_ALWAYS_ON, 'sgd') and method == 'base' else None
+
+
+def _by_rival(
+  rows: Rows, tasks: Iterable[str], measure: str = 'loss'
+) -> dict[str, list[RowVerdict]]:
+  """Of each rival that was run on all of these tasks, its verdicts."""
+  of_tasks = [rivals_on(rows, task, measure) for task in tasks]
+  if not of_tasks:
+    return {}
+  common = [m for m in of_tasks[0] if all(m in found for found in of_tasks)]
+  return {m: [found[m] for found in of_tasks] for m in common}
+
+
+def _tasks_with_rivals(rows: Rows, kind: Kind) -> list[str]:
+  """Those where more was run than ISGD and its controls."""
+  tasks = dict.fromkeys(task for task, _, _ in rows)
+  return [
+    task
+    for task in tasks
+    if kind.has_rivals_on(task) and (task, _BASE, 'reset-count') in rows
+  ]
+
+
+def _mean(found: Iterable[RowVerdict]) -> float:
+  return geometric_mean([v.ratio.median for v in found])
+
+
+def _is_free(found: Sequence[RowVerdict]) -> bool:
+  """Whether it took no evaluation more than Adam, on any row."""
+  return all(v.evaluation_ratio <= 1 for v in found)
+
+
+def best_free_cell(rows: Rows, kind: Kind) -> str:
+  """Of what takes no extra evaluation, the one with the lowest loss.
+
+  Args:
+    rows: all rows.
+    kind: of data.
+
+  Returns:
+    For a cell; empty where no rival was run.
+  """
+  tasks = _tasks_with_rivals(rows, kind)
+  found = _by_rival(rows, tasks, kind.measure)
+  free = {
+    m: _mean(vs)
+    for m, vs in found.items()
+    # An oracle, or a random trigger, is for no user.
+    if _is_free(vs) and not m.startswith(('oracle', 'random'))
+  }
+  if not free or DEFAULT not in found:
+    return ''
+  best = min(free, key=lambda m: free[m])
+  ours = _mean(found[DEFAULT])
+  text = (
+    f'{_name_of(best)}: {markdown.number(free[best], 3)} '
+    f'(ISGD {markdown.number(ours, 3)}, {len(tasks)} rows)'
+  )
+  beats = free[best] <= min(1, ours) - _LEAST_GAIN
+  return f'**{text}**' if beats else text
+
+
+def describe_rivals(rows: Rows) -> list[str]:
+  """What is worth what beside the chase, over Adam.
+
+  Args:
+    rows: all rows.
+
+  Returns:
+    Paragraphs of Markdown; none where no rival was run.
+  """
+  summary = summarize_rivals(rows)
+  if not summary:
+    return []
+  kinds = [k for k in KINDS if _tasks_with_rivals(rows, k)]
+  return [
+    '## Rivals of the chase',
+    *summary,
+    '### Rivals, row by row',
+    _row_table(rows, kinds),
+  ]
+
+
+def summarize_rivals(rows: Rows) -> list[str]:
+  """The same without its rows.
+
+  Args:
+    rows: all rows.
+
+  Returns:
+    Paragraphs of Markdown; none where no rival was run.
+  """
+  kinds = [k for k in KINDS if _tasks_with_rivals(rows, k)]
+  if not kinds:
+    return []
+  by_kind = {
+    kind.title: _by_rival(rows, _tasks_with_rivals(rows, kind), kind.measure)
+    for kind in kinds
+  }
+  real = [
+    task
+    for kind in kinds
+    if kind.is_real
+    for task in _tasks_with_rivals(rows, kind)
+  ]
+  return [
+    'All over Adam, each tuned alike, five seeds; losses are of the tuned '
+    "Adam's, geometric means over the rows, in brackets the worst row. Over "
+    "ISGD's own chart: "
+    + '; '.join(f'`{m}`, {title}' for m, title in _REACTIONS.items())
+    + '. The same on flags from elsewhere: as many as the chart gave in the '
+    "same run, on random batches; those of river's ADWIN (where its mean has "
+    'risen) and Page-Hinkley (rises), with its defaults; and on digits the '
+    'change points themselves. Always on, in place of Adam: Adam with b1 = 0 '
+    'and with b1 = b2 = 0.99, `l2-to-start` (L2 towards the initial weights), '
+    'shrink-and-perturb, UPGD, of `optax.contrib` what finds its own rate, and '
+    'SGD, which ISGD is shown over too. '
+    'Never worse: as above, on the real rows. Evaluations are the cost; '
+    'nothing is said of seconds, for other work ran beside these.',
+    _sentence(by_kind, _by_rival(rows, real)),
+    _summary_table(by_kind, _by_rival(rows, real)),
+    _random_sentence(rows, real),
+  ]
+
+
+def _sentence(
+  by_kind: Mapping[str, Mapping[str, Sequence[RowVerdict]]],
+  on_real: Mapping[str, Sequence[RowVerdict]],
+) -> str:
+  """Which rivals beat the chase, and which reaction is worth having."""
+  parts = []
+  for title, found in by_kind.items():
+    if DEFAULT not in found:
+      continue
+    ours = _mean(found[DEFAULT])
+    beaten_by = sorted(
+      (mean, m)
+      for m, vs in found.items()
+      if _is_free(vs)
+      and not m.startswith(('oracle', 'random'))
+      and (mean := _mean(vs)) <= min(1, ours) - _LEAST_GAIN
+    )
+    if beaten_by:
+      names = ', '.join(f'`{m}` ({x:.3f})' for x, m in beaten_by)
+      parts.append(f'{title} (ISGD {ours:.3f}): {names}')
+  text = (
+    '**Where a rival at no extra evaluation beats the chase**, by 1 % or more: '
+    + ('; '.join(parts) if parts else 'nowhere')
+    + '.'
+  )
+  found_worth, beyond_chance = [], []
+  for title, found in by_kind.items():
+    for m in _REACTIONS:
+      if m not in found or (mean := _mean(found[m])) > 1 - _LEAST_GAIN:
+        continue
+      control = found.get(f'random-{m}')
+      if control is None:
+        beside_it = 'no control'
+      else:
+        by_chance = _mean(control)
+        beside_it = f'on random batches {by_chance:.3f}'
+        if mean <= (1 - _LEAST_GAIN) * by_chance:
+          beyond_chance.append(f'`{m}` on "{title}"')
+      found_worth.append(f'`{m}` on "{title}" ({mean:.3f}; {beside_it})')
+  harm = [
+    f'`{m}` ({sum(v.is_never_worse for v in on_real[m])} of {len(on_real[m])})'
+    for m in _REACTIONS
+    if m in on_real
+  ]
+  text += (
+    ' **Which reaction is worth becoming one of the library**: over the chart, '
+    'at least 1 % below Adam '
+    + (f'are {", ".join(found_worth)}' if found_worth else 'is none')
+    + '. By 1 % or more beyond what it gains on as many random batches: '
+    + (', '.join(beyond_chance) if beyond_chance else 'none')
+    + f'. Never worse than Adam on real rows: {", ".join(harm)}'
+  )
+  if DEFAULT in on_real:
+    num_ours = sum(v.is_never_worse for v in on_real[DEFAULT])
+    text += f'; ISGD {num_ours} of {len(on_real[DEFAULT])}'
+  return text + '.'
+
+
+def _summary_table(
+  by_kind: Mapping[str, Mapping[str, Sequence[RowVerdict]]],
+  on_real: Mapping[str, Sequence[RowVerdict]],
+) -> str:
+  """A line for each rival, best on real data first."""
+  rivals = dict.fromkeys(m for found in by_kind.values() for m in found)
+
+  def place(method: str) -> float:
+    return _mean(on_real[method]) if method in on_real else math.inf
+
+  lines = []
+  for method in sorted(rivals, key=place):
+    cells = []
+    for found in by_kind.values():
+      verdicts = found.get(method)
+      if verdicts is None:
+        cells.append('')
+        continue
+      worst = max(v.ratio.median for v in verdicts)
+      cells.append(
+        f'{markdown.number(_mean(verdicts), 3)} ({markdown.number(worst, 2)})'
+      )
+    everywhere = [
+      v for found in by_kind.values() for v in found.get(method, ())
+    ]
+    spent = statistics.median(v.evaluation_ratio for v in everywhere)
+    judged = on_real.get(method, ())
+    cells.append(f'{spent:.2f}')
+    cells.append(
+      f'{sum(v.is_never_worse for v in judged)} of {len(judged)}'
+      if judged
+      else ''
+    )
+    lines.append([_name_of(method), *cells])
+  header = [
+    'rival',
+    *by_kind,
+    *('evaluations', 'never worse'),
+  ]
+  return markdown.markdown_table(header, lines)
+
+
+def _random_sentence(rows: Rows, tasks: Sequence[str]) -> str:
+  """Whether it matters which batches are flagged."""
+  parts = []
+  for method in (BLIND, *_REACTIONS):
+    ours = [
+      v
+      for task in tasks
+      if (
+        (row := rows.get((task, _BASE, method))) is not None
+        and (other := rows.get((task, _BASE, _random_name(method)))) is not None
+        and (v := beside(row, other)) is not None
+      )
+    ]
+    if ours:
+      lower = sum(v.difference.high < 0 for v in ours)
+      higher = sum(v.difference.low > 0 for v in ours)
+      parts.append(
+        f'{_OURS.get(method, method)} {percent(_mean(ours))} (lower by all '
+        f'seeds in {lower}, higher in {higher} of {len(ours)})'
+      )
+  if not parts:
+    return ''
+  return (
+    '**Does the chart matter?** The loss on its flags against that on as many '
+    'random batches, on real rows: ' + '; '.join(parts) + '. A random batch '
+    'below the mean is not chased.'
+  )
+
+
+def _random_name(method: str) -> str:
+  return f'random-{method}'
+
+
+def _row_table(rows: Rows, kinds: Iterable[Kind]) -> str:
+  """Every row: rivals down, tasks across would be too wide, so tasks down."""
+  tasks = [task for kind in kinds for task in _tasks_with_rivals(rows, kind)]
+  of_tasks = {task: rivals_on(rows, task) for task in tasks}
+  names = dict.fromkeys(m for found in of_tasks.values() for m in found)
+  lines = [
+    [
+      _name_of(method),
+      *(
+        markdown.number(found[method].ratio.median, 3)
+        if method in found
+        else ''
+        for found in of_tasks.values()
+      ),
+    ]
+    for method in names
+  ]
+  return markdown.markdown_table(
+    ['loss of the tuned Adam', *(short(task) for task in tasks)], lines
+  )
