@@ -1,5 +1,7 @@
 """The optimizer of a training run: base, learning rate, chart, ISGD."""
 
+from typing import Any
+
 import optax
 
 import isgd_jax
@@ -87,7 +89,9 @@ def chart_settings(isgd: IsgdConfig, batches_per_cycle: int) -> ChartSettings:
     'ewma'
   """
   weight = 'baseline_smoothing' if isgd.chart == 'difference' else 'smoothing'
-  smoothing = {} if isgd.smoothing is None else {weight: isgd.smoothing}
+  smoothing: dict[str, Any] = (
+    {} if isgd.smoothing is None else {weight: isgd.smoothing}
+  )
   return ChartSettings(
     kind=isgd.chart,
     window_size=window_size(isgd, batches_per_cycle),
