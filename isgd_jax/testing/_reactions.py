@@ -64,7 +64,7 @@ def check_reaction(
   rows = _run(optimizer, reaction, params)
   _check_quiet(base, rows)
   for dtype in ('float32', 'bfloat16'):
-    _check_types(optimizer, reaction, _params(dtype), dtype)
+    _run(optimizer, reaction, _params(dtype), update=jax.jit(optimizer.update))
   _check_finite(optimizer, reaction, rows)
   _check_pure(optimizer, reaction, rows)
   masked = optax.masked(optimizer, {'w': True, 'b': False})
@@ -144,6 +144,12 @@ def _run(
     updates, after = update(
       _grads(params, t), state, params, **_given(reaction, t)
     )
+    dtype = params['w'].dtype
+    _trees.check_alike(params, updates, f'updates keep their types, in {dtype}')
+    _trees.check_alike(state, after, f'the state keeps its types, in {dtype}')
+    _trees.check_arrays(
+      after.reaction_states, f'the state is of arrays, in {dtype}'
+    )
     rows.append((params, state, updates, after))
     params, state = optax.apply_updates(params, updates), after
   return rows
@@ -162,20 +168,6 @@ def _check_quiet(base: Any, rows: list[Any]) -> None:
       rule = 'a step before any flag is that of the base optimizer, bit for bit'
       _trees.check_equal(expected, updates, f'{rule}: its updates')
       _trees.check_equal(base_state, after.base_state, f'{rule}: its state')
-
-
-def _check_types(
-  optimizer: Any, reaction: Reaction, params: Any, dtype: str
-) -> None:
-  update = jax.jit(optimizer.update)
-  for _, before, updates, after in _run(
-    optimizer, reaction, params, update=update
-  ):
-    _trees.check_alike(params, updates, f'updates keep their types, in {dtype}')
-    _trees.check_alike(before, after, f'the state keeps its types, in {dtype}')
-    _trees.check_arrays(
-      after.reaction_states, f'the state is of arrays, in {dtype}'
-    )
 
 
 def _check_finite(optimizer: Any, reaction: Reaction, rows: list[Any]) -> None:
