@@ -198,7 +198,7 @@ def zclip(
 
   Examples:
     >>> import jax.numpy as jnp, optax, isgd_jax
-    >>> optimizer = isgd_jax.zclip(optax.adamw(4e-4))
+    >>> optimizer = isgd_jax.zclip(optax.sgd(0.1, momentum=0.9))
     >>> params = jnp.zeros(3)
     >>> updates, opt_state = optimizer.update(
     ...     jnp.ones(3), optimizer.init(params), params)

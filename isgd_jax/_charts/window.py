@@ -173,6 +173,7 @@ def _of_values(losses: jax.Array, count: jax.Array) -> jax.Array:
   return jnp.stack([anchor, offset, root])
 
 
+@functools.partial(jax.jit, inline=True)  # Outside jit compiled but once.
 def _sum_with_absolute(values: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Sums of the values and of their absolute values, in one pass."""
   zero = jnp.zeros((), values.dtype)

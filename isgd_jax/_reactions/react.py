@@ -91,7 +91,7 @@ def react(
     >>> import jax.numpy as jnp, optax, isgd_jax
     >>> window = isgd_jax.shewhart(4, 6.0)
     >>> optimizer = isgd_jax.react(
-    ...     optax.adam(1e-3),
+    ...     optax.sgd(0.1, momentum=0.9),
     ...     isgd_jax.any_of(window, isgd_jax.chart_of('gradient_norm', window)),
     ...     isgd_jax.skip(max_consecutive=3))
     >>> params = jnp.zeros(2)

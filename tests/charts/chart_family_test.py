@@ -52,6 +52,15 @@ def both_fixed():
   )
 
 
+def both_exponential(decay, flagged, phase, epsilon=0.0):
+  return (
+    isgd_jax.exponential_chart(
+      decay, K, flagged_losses=flagged, phase_one_size=phase, epsilon=epsilon
+    ),
+    lambda: chart_oracle.Exponential(decay, K, flagged, phase, epsilon),
+  )
+
+
 def both_ewma(smoothing, reference):
   ours, theirs = reference
   return (
@@ -116,6 +125,11 @@ PAIRS = {
   for j, flagged in enumerate(FLAGGED)
 }
 PAIRS |= {
+  'exponential-keep': both_exponential(0.9, 'keep', 5),
+  'exponential-winsorize': both_exponential(0.8, 'winsorize', 3, 0.0625),
+  'exponential-reciprocal': both_exponential(0.9, 'reciprocal', 6),
+  'exponential-leave_out': both_exponential(0.7, 'leave_out', 2),
+  'restart-exponential': both_restart(both_exponential(0.9, 'leave_out', 4), 3),
   'ewma-fixed': both_ewma(0.2, both_fixed()),
   'ewma-std': both_ewma(0.3, both_shewhart('std', 'keep')),
   'ewma-mad': both_ewma(1.0, both_shewhart('mad', 'leave_out', 3)),
@@ -156,7 +170,7 @@ KINDS = {
   for name in (
     *('std-keep', 'sample_std-winsorize', 'moving_range-leave_out'),
     *('mad-leave_out', 'ewma-std', 'cusum-reset', 'difference-3'),
-    *('rules-std', 'restart-ewma', 'restart-mad'),
+    *('rules-std', 'restart-ewma', 'restart-mad', 'exponential-reciprocal'),
   )
 }
 KINDS['fixed'] = both_fixed()[0]
@@ -333,7 +347,7 @@ def test_structure_and_dtypes_are_for_life(name, is_x64):
       floats = (reading.mean, reading.sigma, reading.statistic)
       floats += (reading.lower_limit, reading.upper_limit)
       assert {x.dtype for x in floats} == {dtype}
-      assert {x.shape for x in reading} == {()}
+      assert {x.shape for x in jax.tree.leaves(reading)} == {()}
       assert reading.is_above.dtype == reading.is_below.dtype == bool
       assert reading.violated_rules.dtype == jnp.int32
     for loss in (losses[0], losses[5]):
@@ -395,7 +409,7 @@ def test_huge_losses_are_forgotten_with_the_window(name):
   losses = noise(4, NUM_LOSSES).at[jnp.array([6, 8])].set(HUGE)
   _, readings = SCANS[name](losses.at[7].set(-HUGE))
   _, expected = SCANS[name](losses.at[jnp.array([6, 7, 8])].set(1.0))
-  assert not any(np.isnan(x).any() for x in readings)
+  assert not any(np.isnan(x).any() for x in jax.tree.leaves(readings))
   if name.startswith('std'):
     np.testing.assert_allclose(
       readings.sigma[-6:], expected.sigma[-6:], rtol=1e-5

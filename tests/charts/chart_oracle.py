@@ -90,6 +90,60 @@ class Shewhart:
     return reading(mean, sigma, width, above, below, loss)
 
 
+class Exponential:
+  """Mean and variance of Phase I by definition, then by their recursion."""
+
+  def __init__(self, decay, multiplier, flagged, phase_one_size, epsilon):
+    self.decay, self.multiplier, self.flagged = decay, multiplier, flagged
+    self.phase_one_size, self.epsilon = phase_one_size, epsilon
+    self.restart()
+
+  def restart(self):
+    self.first, self.mean, self.variance = [], 0.0, 0.0
+
+  def update(self, loss, clear):
+    clear.see(loss)
+    is_ready = len(self.first) >= self.phase_one_size
+    mean = self.mean
+    sigma = math.sqrt(self.variance) + (self.epsilon if is_ready else 0.0)
+    width = self.multiplier * sigma if is_ready else math.inf
+    above = below = False
+    if math.isfinite(loss):
+      is_exact = sigma == 0
+      above = clear.above(loss, mean + width, is_exact=is_exact)
+      below = clear.above(mean - width, loss, is_exact=is_exact or not is_ready)
+      self.take_in(self.entering(loss, sigma, width, above, below))
+    return reading(mean, sigma, width, above, below, loss)
+
+  def entering(self, loss, sigma, width, above, below):
+    if not sigma or not (above or below) or self.flagged == 'keep':
+      return loss
+    if self.flagged == 'leave_out':
+      return None
+    if self.flagged == 'winsorize':
+      return self.mean + width if above else self.mean - width
+    if below:
+      return loss
+    z = (loss - self.mean) / sigma
+    return self.mean + self.multiplier**2 / z * sigma
+
+  def take_in(self, x):
+    if x is None:
+      return
+    if len(self.first) < self.phase_one_size:
+      self.first.append(x)
+      deviations = [y - self.first[0] for y in self.first]
+      offset = math.fsum(deviations) / len(deviations)
+      self.mean = self.first[0] + offset
+      squares = math.fsum((d - offset) ** 2 for d in deviations)
+      self.variance = squares / len(deviations)
+      return
+    self.mean = self.decay * self.mean + (1 - self.decay) * x
+    self.variance = (
+      self.decay * self.variance + (1 - self.decay) * (x - self.mean) ** 2
+    )
+
+
 class Fixed:
   """Known parameters."""
 
