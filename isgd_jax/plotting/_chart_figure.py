@@ -170,7 +170,10 @@ def draw_legend(ax: Axes) -> None:
 
 
 def _is_below_zero(handle: Any) -> bool:
-  return hasattr(handle, 'get_ydata') and not (handle.get_ydata() > 0).any()
+  if not hasattr(handle, 'get_ydata'):
+    return False
+  # Of a line across the axes these are a list.
+  return not (np.asarray(handle.get_ydata()) > 0).any()
 
 
 def _shade_phase_one(

@@ -200,6 +200,9 @@ def test_on_a_log_scale_the_legend_has_what_there_is_to_see():
   _chart_figure.draw_legend(ax)
   assert 'lower control limit' not in legend(ax)
   assert 'upper control limit' in legend(ax)
+  ax.axvline(3, label='a shift')  # Its ydata are a list.
+  _chart_figure.draw_legend(ax)
+  assert 'a shift' in legend(ax)
 
 
 def test_the_given_axes_are_drawn_on_and_returned():

@@ -154,7 +154,7 @@ def test_a_missing_file_says_how_to_get_it(tmp_path, monkeypatch):
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
   write(tmp_path, make_table())
   monkeypatch.setitem(sys.modules, 'rdata', None)
-  with pytest.raises(ImportError, match=r'isgd_jax\[experiments\]'):
+  with pytest.raises(ImportError, match=r'pip install .*\[experiments\]'):
     load(tmp_path)
 
 

