@@ -298,7 +298,12 @@ def test_reactions_copy_no_parameter_and_branch_nowhere(name, base, donate):
   compiled, of_base = (compile_step(o, donate) for o in (optimizer, alone))
   copies, base_copies = map(parameter_copies, (compiled, of_base))
   assert len(copies) <= len(base_copies) <= 1
-  assert not re.search(r' (while|conditional)\(', compiled.as_text())
+  # An older XLA scatters, in the gradient of the loss, by a loop.
+  branches, base_branches = (
+    len(re.findall(r' (?:while|conditional)\(', c.as_text()))
+    for c in (compiled, of_base)
+  )
+  assert branches == base_branches
 
 
 @since_jax_0_10_2
