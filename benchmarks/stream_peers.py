@@ -31,28 +31,17 @@ def make_deep_river() -> Classifier:
   )
 
 
-def learn_one_by_one(make, examples) -> float:
-  """Seconds of the fastest round."""
+def measure(make, arrivals, unit: str) -> float:
+  """Seconds of the fastest round; `unit` is one or many examples at a time."""
   best = np.inf
   for _ in range(NUM_ROUNDS):
     learner = make()
+    predict = getattr(learner, f'predict_proba_{unit}')
+    learn = getattr(learner, f'learn_{unit}')
     start = time.perf_counter()
-    for x, y in examples:
-      learner.predict_proba_one(x)
-      learner.learn_one(x, y)
-    best = min(best, time.perf_counter() - start)
-  return best
-
-
-def learn_in_batches(make, batches) -> float:
-  """Seconds of the fastest round."""
-  best = np.inf
-  for _ in range(NUM_ROUNDS):
-    learner = make()
-    start = time.perf_counter()
-    for x, y in batches:
-      learner.predict_proba_many(x)
-      learner.learn_many(x, y)
+    for x, y in arrivals:
+      predict(x)
+      learn(x, y)
     best = min(best, time.perf_counter() - start)
   return best
 
@@ -69,14 +58,14 @@ def main() -> None:
     for x, y in zip(inputs, labels, strict=True)
   ]
   rows = {
-    ('deep-river, the same network, Adam', 1): learn_one_by_one(
-      make_deep_river, examples
+    ('deep-river, the same network, Adam', 1): measure(
+      make_deep_river, examples, 'one'
     ),
-    ('river, LogisticRegression', 1): learn_one_by_one(
-      linear_model.LogisticRegression, examples
+    ('river, LogisticRegression', 1): measure(
+      linear_model.LogisticRegression, examples, 'one'
     ),
-    ('river, HoeffdingTreeClassifier', 1): learn_one_by_one(
-      tree.HoeffdingTreeClassifier, examples
+    ('river, HoeffdingTreeClassifier', 1): measure(
+      tree.HoeffdingTreeClassifier, examples, 'one'
     ),
   }
   frame = pd.DataFrame(inputs, columns=names)
@@ -84,8 +73,8 @@ def main() -> None:
     (frame.iloc[i : i + 16], pd.Series(labels[i : i + 16]))
     for i in range(0, NUM_EXAMPLES, 16)
   ]
-  rows['deep-river, the same network, Adam', 16] = learn_in_batches(
-    make_deep_river, batches
+  rows['deep-river, the same network, Adam', 16] = measure(
+    make_deep_river, batches, 'many'
   )
   for (name, batch_size), seconds in rows.items():
     row = {

@@ -7,13 +7,14 @@ average spoils every decision until it has left. Here it never enters.
 
 from __future__ import annotations
 
+from typing import Any
+
 import optax
 
 from isgd_jax import _checks
 from isgd_jax._charts import exponential
 from isgd_jax._charts import joined
 from isgd_jax._charts import shewhart as shewhart_lib
-from isgd_jax._charts.chart import ControlChart
 from isgd_jax._reactions import clip as clip_lib
 from isgd_jax._reactions import react as react_lib
 from isgd_jax._reactions import skip as skip_lib
@@ -63,13 +64,14 @@ def olmo_core_skip_step(
   size = _checks.check_integer(
     'rolling_interval_length', rolling_interval_length, minimum=20
   )
-  chart = shewhart_lib.shewhart(
-    size,
-    sigma_factor,
+  return _skip_on_spike(
+    base_optimizer,
+    axis_name,
+    window_size=size,
+    sigma_multiplier=sigma_factor,
     sigma_estimator='sample_std',
     phase_one_size=max(20, size // 2) - 1,
   )
-  return _skip_on_spike(base_optimizer, chart, axis_name)
 
 
 def maxtext_skip_on_spike(
@@ -106,13 +108,14 @@ def maxtext_skip_on_spike(
     <https://github.com/AI-Hypercomputer/maxtext>`_.
   """
   size = _checks.check_integer('interval', interval, minimum=6)
-  chart = shewhart_lib.shewhart(
-    size,
-    scaling_factor,
+  return _skip_on_spike(
+    base_optimizer,
+    axis_name,
+    window_size=size,
+    sigma_multiplier=scaling_factor,
     sigma_estimator='sample_std',
     phase_one_size=size // 2 - 1,
   )
-  return _skip_on_spike(base_optimizer, chart, axis_name)
 
 
 def levanter_skip_step(
@@ -154,10 +157,14 @@ def levanter_skip_step(
   size = _checks.check_integer(
     'rolling_interval_length', rolling_interval_length, minimum=4
   )
-  chart = shewhart_lib.shewhart(
-    size, sigma_factor, phase_one_size=size // 2, min_sigma=1e-6
+  return _skip_on_spike(
+    base_optimizer,
+    axis_name,
+    window_size=size,
+    sigma_multiplier=sigma_factor,
+    phase_one_size=size // 2,
+    min_sigma=1e-6,
   )
-  return _skip_on_spike(base_optimizer, chart, axis_name)
 
 
 def zclip(
@@ -229,10 +236,11 @@ def zclip(
 
 def _skip_on_spike(
   base_optimizer: optax.GradientTransformation,
-  chart: ControlChart,
   axis_name: _AxisName,
+  **of_chart: Any,
 ) -> optax.GradientTransformationExtraArgs:
-  """Skips where the loss or the gradient norm is above the limit of `chart`."""
+  """Skips where loss or gradient norm are above the limits of such a chart."""
+  chart = shewhart_lib.shewhart(**of_chart)
   return react_lib.react(
     base_optimizer,
     joined.any_of(chart, joined.chart_of('gradient_norm', chart)),

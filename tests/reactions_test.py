@@ -1,5 +1,7 @@
 """What a flagged batch sets off: skip, clip, reset, rewarm, and one's own."""
 
+import operator
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -197,7 +199,7 @@ def test_clip_leaves_the_direction_and_the_norm_that_it_says(to, jit):
         'mean': mean,
         'reciprocal': mean + 9 * sigma / z,
       }[to]
-      expected = jax.tree.map(lambda g: g * (target / norm), grads)  # noqa: B023
+      expected = optax.tree.scale(target / norm, grads)
       chex.assert_trees_all_close(updates, expected, rtol=1e-5)
       num_clipped += 1
     else:
@@ -295,7 +297,7 @@ def test_rewarm_scales_updates_by_what_comes_down_to_one(jit):
   factors = {4: 5.0, 5: 4.0, 6: 3.0, 7: 2.0, 8: 5.0, 9: 4.0, 10: 3.0, 11: 2.0}
   factors |= {14: 5.0, 15: 4.0, 16: 3.0}
   for t, (*_, updates, _) in enumerate(run(optimizer, jit=jit)):
-    expected = jax.tree.map(lambda g: -factors.get(t, 1.0) * g, grads_of(t))  # noqa: B023
+    expected = optax.tree.scale(-factors.get(t, 1.0), grads_of(t))
     chex.assert_trees_all_close(updates, expected, rtol=1e-6)
 
 
@@ -354,7 +356,7 @@ def test_reactions_under_jit_scan_and_vmap(name):
   for lane in (0, 1):
     single = jax.jit(scan)(both[0][lane], both[1][lane])
     chex.assert_trees_all_close(
-      jax.tree.map(lambda x: x[lane], mapped),  # noqa: B023
+      jax.tree.map(operator.itemgetter(lane), mapped),
       single,
       rtol=2e-4,
       atol=1e-6,
@@ -367,7 +369,11 @@ def test_dtypes_and_structure_are_kept_and_nothing_is_compiled_twice(name):
     optimizer = isgd_jax.react(BASES['adam'](), of_both(), REACTIONS[name])
     params = optax.tree.cast(make_params(), dtype)
     state = optimizer.init(params)
-    step = jax.jit(lambda s, p, v: optimizer.update(p, s, p, value=v))  # noqa: B023
+
+    @jax.jit
+    def step(s, p, v, update=optimizer.update):
+      return update(p, s, p, value=v)
+
     for value in (1.0, 1.1, 0.9, 1.0, 50.0):
       updates, after = step(state, params, value)
       chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
@@ -459,7 +465,7 @@ def test_a_chase_sits_inside_and_knows_the_gradient_as_it_was():
     args = {'value': loss, 'value_fn': value_fn}
     updates, after = step(grads, state, params, **args)
     norm = statistics.global_norm(grads)
-    clipped = jax.tree.map(lambda g: g * jnp.minimum(1.0, 5.0 / norm), grads)  # noqa: B023
+    clipped = optax.tree.scale(jnp.minimum(1.0, 5.0 / norm), grads)
     expected, _ = alone.update(
       clipped, state.base_state, params, grad=grads, **args
     )

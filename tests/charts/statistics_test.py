@@ -1,6 +1,7 @@
 """Charts of other statistics than the loss, and several joined as one."""
 
 import itertools
+import operator
 
 import chex
 import jax
@@ -293,7 +294,7 @@ def test_a_batch_whose_norm_is_flagged_is_chased_where_its_loss_is_high():
       params,
       value=loss,
       value_fn=lambda p, x=x: loss_fn(p, x),
-      grad=jax.tree.map(lambda g: g * scale, grads),  # noqa: B023
+      grad=optax.tree.scale(scale, grads),
     )
     params = optax.apply_updates(params, updates)
     info = isgd_jax.get_info(state)
@@ -331,7 +332,7 @@ def test_joined_charts_under_scan_and_vmap():
   for lane, args in enumerate([(losses, norms), (norms, losses)]):
     single = jax.jit(run)(*args)
     chex.assert_trees_all_close(
-      jax.tree.map(lambda x: x[lane], both),  # noqa: B023
+      jax.tree.map(operator.itemgetter(lane), both),
       single,
       rtol=1e-5,
     )

@@ -1,6 +1,9 @@
 """Rivals of the chase: what else a base optimizer may do at a flagged batch.
 
-None of them but the echo takes an evaluation. `reset` has the plainest one.
+None of them but the echo takes an evaluation. They run over any base, where
+`isgd_jax.reset` refuses one with nothing to reset, and a flag begins a higher
+rate anew, where `isgd_jax.rewarm` lets it run out. The reset of all of the base
+state is the library's (`algorithms`).
 """
 
 from collections.abc import Callable

@@ -46,6 +46,7 @@ class JsonLines:
     with explained(path):
       path.touch()
       self.kept = _lines_up_to(path, last_step)
+      # Open as long as this is, and closed by `__exit__`.
       self._file = open(path, 'ab', buffering=0)  # noqa: SIM115
       self._file.truncate(self.kept.num_bytes)
 

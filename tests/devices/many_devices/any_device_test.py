@@ -234,7 +234,7 @@ def test_sharded_parameters_react_as_whole_ones_do():
   for t in range(40):
     scale = 30.0 if t % 13 == 12 else 1.0
     grads = jax.tree.map(
-      lambda p: np.float32(scale * rng.normal(size=p.shape)),  # noqa: B023
+      lambda p, scale=scale: np.float32(scale * rng.normal(size=p.shape)),
       params,
     )
     loss = np.float32(rng.normal(5.0, 0.1) + (t % 17 == 16))

@@ -78,6 +78,22 @@ def test_a_part_of_adam_s_state_starts_again(reaction):
   assert np.abs(other - expected).max() > 0.01
 
 
+@pytest.mark.parametrize('reaction', ['moments', 'count'])
+def test_over_adam_a_reset_is_the_library_s(reaction):
+  found, _ = run(optax.adam(RATE), reaction, FLAGS)
+  optimizer = isgd_jax.react(optax.adam(RATE), CHART, isgd_jax.reset(reaction))
+  params = jnp.asarray(START, jnp.float32)
+  state, path = optimizer.init(params), []
+  for step, is_flagged in enumerate(FLAGS):
+    state = given_flags.set_flag(state, is_flagged)
+    updates, state = optimizer.update(
+      grad_at(params, step), state, params, value=loss_of(params, step)
+    )
+    params = optax.apply_updates(params, updates)
+    path.append(params)
+  np.testing.assert_array_equal(found, path)
+
+
 def test_a_trace_of_momentum_is_a_moment_and_no_count():
   for reaction, is_reset in (('moments', True), ('count', False)):
     found, _ = run(optax.sgd(RATE, momentum=0.9), reaction, [False, True])
