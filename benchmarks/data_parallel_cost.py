@@ -69,18 +69,15 @@ def measure(
     counts[name] = measuring.entry_counts(compiled, network.params)
     steps[name] = measuring.stepper(compiled, carry, batch)
   times = measuring.in_turn(steps, seconds, f'{mode}, {network.name}')
-  for name, each in (
-    ('untriggered', 1),
-    ('chase', 1 + step_cost.NUM_CHASE_STEPS),
-  ):
-    step_cost.check(steps[name](), each)
+  step_cost.check(steps['untriggered'](), 1)
+  each = step_cost.check(steps['chase'](), 1 + step_cost.NUM_CHASE_STEPS)
   chase = measuring.ratio(times, 'chase', 'base')['ratio']
   return {
     'mode': mode,
     'network': network.name,
     'base': base_name,
     'untriggered': measuring.ratio(times, 'untriggered', 'base'),
-    'chase': {'ratio': chase / (1 + step_cost.NUM_CHASE_STEPS)},
+    'chase': {'ratio': chase / each},
     'counts': {
       key: counts['untriggered'][key] - counts['base'][key]
       for key in counts['base']

@@ -64,7 +64,7 @@ def step_cost(record: Record) -> list[str]:
   table = markdown.markdown_table(
     [
       *('training step', 'base, ms', 'no chase'),
-      *(f'chase of {m}, / {1 + m}', 'compilation', 'memory, copies'),
+      *(f'chase of {m}, an evaluation', 'compilation', 'memory, copies'),
       *('branches', 'copies of parameters'),
     ],
     lines,
@@ -82,8 +82,8 @@ def step_cost(record: Record) -> list[str]:
     '## A training step',
     'The bars: without a chase at most '
     f'{MAX_UNTRIGGERED} times the base where that takes a millisecond or more, '
-    f'{MAX_DISPATCH_BOUND} where it is shorter; a chase of m steps at most '
-    f'(1 + m) times {MAX_CHASE}; compilation at most {MAX_COMPILE} times; live '
+    f'{MAX_DISPATCH_BOUND} where it is shorter; a chase that leads at once, '
+    f'an evaluation of it at most {MAX_CHASE} times the base step; compilation at most {MAX_COMPILE} times; live '
     f'memory at most {MAX_MEMORY_COPIES} copies of the parameters above the '
     'base; one data-dependent branch and no copy of a parameter, beyond those '
     'of the base, on the path without a chase (all three from the compiled '
@@ -177,7 +177,12 @@ def data_parallel_cost(record: Record) -> list[str]:
   ]
   table = markdown.markdown_table(
     [
-      *('training step', 'base, ms', 'no chase', f'chase of {m}, / {1 + m}'),
+      *(
+        'training step',
+        'base, ms',
+        'no chase',
+        f'chase of {m}, an evaluation',
+      ),
       'further all-reduces without a chase',
     ],
     lines,
