@@ -83,8 +83,8 @@ def step_cost(record: Record) -> list[str]:
     'The bars: without a chase at most '
     f'{MAX_UNTRIGGERED} times the base where that takes a millisecond or more, '
     f'{MAX_DISPATCH_BOUND} where it is shorter; a chase that leads at once, '
-    f'an evaluation of it at most {MAX_CHASE} times the base step; compilation at most {MAX_COMPILE} times; live '
-    f'memory at most {MAX_MEMORY_COPIES} copies of the parameters above the '
+    f'an evaluation of it at most {MAX_CHASE} times the base step; compilation '
+    f'at most {MAX_COMPILE} times; live memory at most {MAX_MEMORY_COPIES} copies of the parameters above the '
     'base; one data-dependent branch and no copy of a parameter, beyond those '
     'of the base, on the path without a chase (all three from the compiled '
     'program).',
