@@ -84,8 +84,10 @@ def step_cost(record: Record) -> list[str]:
     f'{MAX_UNTRIGGERED} times the base where that takes a millisecond or more, '
     f'{MAX_DISPATCH_BOUND} where it is shorter; a chase that leads at once, '
     f'an evaluation of it at most {MAX_CHASE} times the base step; compilation '
-    f'at most {MAX_COMPILE} times; live memory at most {MAX_MEMORY_COPIES} copies of the parameters above the '
-    'base; one data-dependent branch and no copy of a parameter, beyond those '
+    f'at most {MAX_COMPILE} times; live memory at most {MAX_MEMORY_COPIES} '
+    'copies of the parameters above the base (2.3 with probation, as here by '
+    'default in all columns but that of the chase); one data-dependent '
+    'branch and no copy of a parameter, beyond those '
     'of the base, on the path without a chase (all three from the compiled '
     'program).',
     table,
