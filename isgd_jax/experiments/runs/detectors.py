@@ -45,7 +45,7 @@ def build_detector(name: str) -> Detector:
   """
   check_name('detector', name, DETECTORS)
   try:
-    from river import drift
+    from river import drift  # pyright: ignore[reportMissingImports] an extra
   except ImportError as error:
     raise missing_extra('river', 'streams') from error
   if name == 'adwin':
