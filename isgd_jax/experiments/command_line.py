@@ -203,8 +203,9 @@ class Compare:
   drift-pixels, drift-gradual, drift-text, input-bound, ablation,
   real-streams (the extra streams; Elec2 with --data-dir FILE, a CSV or CSV.gz;
   what is missing is said first, and left out). Likewise, of the same tables:
-  real-rivals and always-on (beside real-streams in a report), wrong-labels,
-  real-time, doses; on digits: made-rivals, made-always-on.
+  real-rivals and always-on (beside real-streams in a report),
+  over-no-momentum, wrong-labels, real-time, doses; on digits: made-rivals,
+  made-always-on.
   """
 
   workload: tyro.conf.Positional[str]

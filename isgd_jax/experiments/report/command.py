@@ -30,7 +30,8 @@ _REAL_STREAMS = 'real-streams'
 # Told by modules of their own.
 _APART = (
   *(_ABLATION, _REAL_STREAMS, 'real-rivals', 'made-rivals', 'always-on'),
-  *('made-always-on', 'wrong-labels', 'real-time', 'doses'),
+  *('made-always-on', 'over-no-momentum', 'wrong-labels', 'real-time'),
+  'doses',
 )
 
 _RULES = (

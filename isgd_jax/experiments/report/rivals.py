@@ -8,6 +8,7 @@ from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report.kinds import KINDS
 from isgd_jax.experiments.report.kinds import Kind
+from isgd_jax.experiments.report.no_momentum import describe_no_momentum
 from isgd_jax.experiments.report.real_streams import BLIND
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
@@ -38,7 +39,8 @@ _TRIGGERS = {
   'oracle': 'the change points',
 }
 _ALWAYS_ON = (*ALWAYS_ON, 'momo')
-_OVER_SGD = 'isgd-over-sgd'
+# Without momentum: a chase over these, beside a chase over Adam.
+_OVER = {'sgd': 'isgd-over-sgd', 'adam-b1-0': 'isgd-over-adam-b1-0'}
 
 
 def _name_of(method: str) -> str:
@@ -49,8 +51,10 @@ def _name_of(method: str) -> str:
       return f'{_OURS.get(reaction, reaction)}, on {title}'
   if method == 'base-decayed':
     return 'a rate that falls to zero'
-  if method == _OVER_SGD:
+  if method == _OVER['sgd']:
     return 'ISGD over SGD'
+  if method == _OVER['adam-b1-0']:
+    return 'ISGD over Adam with b1 = 0'
   if method in (*_ALWAYS_ON, 'sgd'):
     return f'always on: {method}'
   return _OURS.get(method, method)
@@ -85,8 +89,8 @@ def _key_of(base: str, method: str) -> str | None:
   """Under which name a row stands beside Adam; None where it does not."""
   if base == _BASE:
     return None if method == 'base' else method
-  if base == 'sgd' and method == DEFAULT:
-    return _OVER_SGD
+  if method == DEFAULT and base in _OVER:
+    return _OVER[base]
   return base if base in (*_ALWAYS_ON, 'sgd') and method == 'base' else None
 
 
@@ -210,6 +214,7 @@ def summarize_rivals(rows: Rows) -> list[str]:
     _sentence(by_kind, _by_rival(rows, real)),
     _summary_table(by_kind, _by_rival(rows, real)),
     _random_sentence(rows, real),
+    *filter(None, [describe_no_momentum(rows)]),
   ]
 
 

@@ -2,6 +2,7 @@
 
 * `real-rivals`: reactions in place of the chase, on the real streams' tables.
 * `always-on`: optimizers that react to nothing, on the same tables.
+* `over-no-momentum`: the chase over the best of these, Adam with b1 = 0.
 * `made-rivals`: both, where the change points are known, so an oracle too.
 * `wrong-labels`: streams some of whose batches have random labels.
 * `real-time`: tables where each evaluation beyond the first costs a batch.

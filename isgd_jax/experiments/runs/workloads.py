@@ -336,6 +336,15 @@ _RIVALS = (
     has_traces=False,
   ),
   Workload(
+    'over-no-momentum',
+    'The chase over Adam with b1 = 0',
+    (*rivals.TABLES, *rivals.MADE_TASKS),
+    base_optimizers=('adam-b1-0',),
+    methods=('isgd', 'isgd-probation'),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
     'wrong-labels',
     'Streams with batches of random labels',
     rivals.WRONG_TASKS,
