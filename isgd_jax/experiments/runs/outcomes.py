@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from isgd_jax.experiments.runs.tasks import PERMUTED_TASKS
 from isgd_jax.experiments.runs.tasks import Purpose
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.training import RunResult
@@ -40,9 +41,9 @@ def outcome_of(
 
   Returns:
     `summary`, numbers; `extra_steps`, how many steps took how many evaluations
-    beyond their first, but not of a scanned task; and with traces, of a stream
-    `recovery` and `accuracy_curve`, else `evaluations`: rows of gradient
-    evaluations, seconds and test accuracy.
+    beyond their first, but not of a scanned task; of permuted tasks `tasks`,
+    sums a task; and with traces, of a stream `recovery` and `accuracy_curve`,
+    else `evaluations`: rows of gradient evaluations, seconds and test accuracy.
   """
   metrics = result.metrics
   summary = result.summary()
@@ -60,6 +61,8 @@ def outcome_of(
   outcome: dict[str, Any] = {'summary': rounded(summary)}
   if not task.is_scanned:
     outcome['extra_steps'] = histogram(result.extra_evaluations())
+  if task.order == PERMUTED_TASKS and purpose == 'reporting':
+    outcome['tasks'] = task_sums(metrics, task.num_segments)
   if purpose == 'tuning' or not has_traces:
     return outcome
   if task.is_stream:
@@ -77,6 +80,32 @@ def outcome_of(
       for e in result.evaluations
     ]
   return outcome
+
+
+def task_sums(metrics: Any, num_tasks: int) -> dict[str, list[Any]]:
+  """What a run did in each of its tasks.
+
+  Args:
+    metrics: `StepMetrics` of arrays [num_steps].
+    num_tasks: of equal length.
+
+  Returns:
+    Lists of [num_tasks]: right answers, mean losses in nats, flagged batches
+    and gradient evaluations.
+  """
+
+  def of_tasks(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64).reshape(num_tasks, -1).sum(1)
+
+  length = len(metrics.loss) // num_tasks
+  return {
+    'right': [round(x) for x in of_tasks(metrics.accuracy).tolist()],
+    'loss': rounded((of_tasks(metrics.loss) / length).tolist(), _CURVE_DIGITS),
+    'flagged': [round(x) for x in of_tasks(metrics.is_undertrained).tolist()],
+    'evaluations': [
+      round(x) for x in of_tasks(metrics.num_gradient_evaluations).tolist()
+    ],
+  }
 
 
 def batches_per_point(num_batches: int) -> int:
