@@ -204,7 +204,9 @@ class Compare:
   real-streams (the extra streams; Elec2 with --data-dir FILE, a CSV or CSV.gz;
   what is missing is said first, and left out). Likewise, of the same tables:
   real-rivals and always-on (beside real-streams in a report), wrong-labels,
-  real-time, doses; on digits: made-rivals, made-always-on.
+  real-time, doses; on digits: made-rivals, made-always-on. A published
+  protocol at its published settings: permuted-inputs, permuted-labels (MNIST,
+  with --data-dir).
   """
 
   workload: tyro.conf.Positional[str]
@@ -226,7 +228,9 @@ class Compare:
   bases: tuple[str, ...] | None = None
   """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo (the
   last two, alone, come together), adam-b1-0, adam-b1-b2, l2-to-start,
-  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; by default the
+  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; of permuted-inputs
+  inputs-sgdw, inputs-adamw, inputs-s-and-p, inputs-s-and-p-table,
+  inputs-upgd-w, and of permuted-labels the same of labels; by default the
   workload's."""
 
   seeds: int = 5

@@ -16,6 +16,8 @@ _DIGITS = 5
 _CURVE_DIGITS = 4
 # Highs that are less above the one before are left out of a trace.
 _TRACE_STEP = 0.03
+# Steps that count as the first of a permuted task.
+NUM_EARLY = 100
 # A tuning run is there to be compared by its loss.
 _TUNING_SUMMARY = (
   *('loss', 'num_gradient_evaluations', 'run_seconds', 'compile_seconds'),
@@ -90,18 +92,23 @@ def task_sums(metrics: Any, num_tasks: int) -> dict[str, list[Any]]:
     num_tasks: of equal length.
 
   Returns:
-    Lists of [num_tasks]: right answers, mean losses in nats, flagged batches
-    and gradient evaluations.
+    Lists of [num_tasks]: right answers, mean losses in nats, flagged batches,
+    those among the first `NUM_EARLY` of a task, and gradient evaluations.
   """
 
   def of_tasks(values: np.ndarray) -> np.ndarray:
     return values.astype(np.float64).reshape(num_tasks, -1).sum(1)
 
   length = len(metrics.loss) // num_tasks
+  is_early = np.arange(len(metrics.loss)) % length < NUM_EARLY
+  is_flagged = np.asarray(metrics.is_undertrained)
   return {
     'right': [round(x) for x in of_tasks(metrics.accuracy).tolist()],
     'loss': rounded((of_tasks(metrics.loss) / length).tolist(), _CURVE_DIGITS),
-    'flagged': [round(x) for x in of_tasks(metrics.is_undertrained).tolist()],
+    'flagged': [round(x) for x in of_tasks(is_flagged).tolist()],
+    'flagged_early': [
+      round(x) for x in of_tasks(is_flagged & is_early).tolist()
+    ],
     'evaluations': [
       round(x) for x in of_tasks(metrics.num_gradient_evaluations).tolist()
     ],
