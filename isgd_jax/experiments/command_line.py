@@ -205,8 +205,8 @@ class Compare:
   what is missing is said first, and left out). Likewise, of the same tables:
   real-rivals and always-on (beside real-streams in a report), wrong-labels,
   real-time, doses; on digits: made-rivals, made-always-on. A published
-  protocol at its published settings: permuted-inputs, permuted-labels (MNIST,
-  with --data-dir).
+  protocol at its published settings: permuted-inputs, permuted-labels,
+  permuted-inputs-alone (MNIST, with --data-dir).
   """
 
   workload: tyro.conf.Positional[str]

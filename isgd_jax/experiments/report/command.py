@@ -32,7 +32,7 @@ _REAL_STREAMS = 'real-streams'
 _APART = (
   *(_ABLATION, _REAL_STREAMS, 'real-rivals', 'made-rivals', 'always-on'),
   *('made-always-on', 'wrong-labels', 'real-time', 'doses'),
-  *('permuted-inputs', 'permuted-labels'),
+  *('permuted-inputs', 'permuted-labels', 'permuted-inputs-alone'),
 )
 
 _RULES = (

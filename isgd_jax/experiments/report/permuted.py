@@ -173,9 +173,8 @@ def _published(rows: Rows, tasks: Sequence[str]) -> str:
   figure = FIGURES['inputs']
   lines = [
     cells
-    for task in tasks
     for reference in REFERENCES
-    if (cells := _reference_line(rows, task, reference)) is not None
+    if (cells := _reference_line(rows, tasks, reference)) is not None
   ]
   text = (
     '**What is published.** Curves alone: accuracy is in '
@@ -198,12 +197,15 @@ def _published(rows: Rows, tasks: Sequence[str]) -> str:
 
 
 def _reference_line(
-  rows: Rows, task: str, reference: Reference
+  rows: Rows, tasks: Sequence[str], reference: Reference
 ) -> list[str] | None:
   """A number of somebody else's, and ours of as many tasks if we have them."""
-  row = rows.get((task, reference.name, 'base'))
-  if row is None:
+  keys = [(task, reference.name, 'base') for task in tasks]
+  found = [rows[key] for key in keys if key in rows]
+  if not found:
     return None
+  # Fewer tasks are the first of more.
+  row = max(found, key=lambda row: row.config['num_segments'])
   theirs = (
     f'a mean of {reference.num_seeds} seeds'
     if reference.num_seeds
@@ -283,7 +285,7 @@ def _early(runs: Sequence[Mapping[str, Any]]) -> str:
 def _setting(rows: Rows, task: str) -> str:
   """How much was run."""
   row = next(r for r in rows.values() if r.task == task)
-  problem = task.removeprefix(PREFIX).partition('/')[0]
+  problem = PUBLISHED[row.base].problem
   num_seeds = sorted({len(r.runs) for r in rows.values() if r.task == task})
   config = row.config
   return (

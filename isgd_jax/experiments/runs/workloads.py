@@ -367,17 +367,17 @@ _RIVALS = (
 
 _PERMUTED = tuple(
   Workload(
-    f'permuted-{problem}',
-    f'A published protocol: MNIST with permuted {problem}, batch 1',
+    f'permuted-{name}',
+    f'A published protocol: {task.title}',
     (task,),
-    base_optimizers=permuted.bases_of(problem),
-    methods=permuted.METHODS,
+    base_optimizers=permuted.bases_of(name),
+    methods=('base',) if name == 'inputs-alone' else permuted.METHODS,
     has_loss_adaptive=False,
     num_rates=1,
     num_tuning_seeds=0,
     has_traces=False,
   )
-  for problem, task in permuted.TASKS.items()
+  for name, task in permuted.TASKS.items()
 )
 
 _BY_NAME = {workload.name: workload for workload in _WORKLOADS}
