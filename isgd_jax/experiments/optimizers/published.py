@@ -6,7 +6,7 @@ Catastrophic Forgetting in Continual Learning
 """
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -123,7 +123,7 @@ def build_published(
     >>> optimizer = build_published('inputs-adamw', 0.0001)
   """
   found = PUBLISHED[name]
-  settings = dict(found.settings)
+  settings: dict[str, Any] = dict(found.settings)
   match found.method:
     case 'SGDW':
       return optax.chain(
@@ -135,7 +135,7 @@ def build_published(
       build = always_on.shrink_and_perturb
     case _:
       build = always_on.upgd
-  return build(learning_rate, num_drawn=_NUM_DRAWN, **settings)  # pyright: ignore[reportArgumentType]
+  return build(learning_rate, num_drawn=_NUM_DRAWN, **settings)
 
 
 class Reference(NamedTuple):

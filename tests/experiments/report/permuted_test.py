@@ -1,6 +1,7 @@
 """Permuted MNIST in the report: what the records say, and no more."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -8,12 +9,15 @@ from isgd_jax.experiments.optimizers import published
 from isgd_jax.experiments.report import permuted
 from isgd_jax.experiments.report.command import report
 from isgd_jax.experiments.report.findings import read_findings
+from isgd_jax.experiments.report.rows import collect
 from isgd_jax.experiments.runs.permuted import TASKS
+from isgd_jax.experiments.runs.records import read_runs
 from tests.experiments.report import synthetic
 
 TASK = dataclasses.replace(
   TASKS['inputs'], num_segments=20, batches_per_segment=1000
 )
+RESULTS = pathlib.Path(__file__).resolve().parents[3] / 'results'
 NO_TUNING = {'grid': [0.01], 'tuning_seeds': []}
 
 
@@ -140,3 +144,45 @@ def test_without_records_nothing_is_told(tmp_path):
   assert permuted.describe_permuted({}) == {}
   assert not permuted.draw_permuted(tmp_path / 'x.png', {}, TASK.name)
   assert permuted.beside_base({}, TASK.name, 'inputs-sgdw') is None
+
+
+def committed(workload):
+  """Rows of the repository's own records; none where there are none."""
+  path = RESULTS / f'{workload}.jsonl'
+  return collect(read_runs(path)) if path.exists() else {}
+
+
+@pytest.mark.parametrize('workload', ['permuted-inputs', 'permuted-labels'])
+def test_committed_runs_have_the_published_rate_and_a_count_a_task(workload):
+  rows = committed(workload)
+  assert rows
+  for (_, base, method), row in rows.items():
+    assert row.learning_rate == published.PUBLISHED[base].learning_rate
+    assert len(row.runs) >= 3
+    assert row.config['batch_size'] == 1
+    for run in row.runs.values():
+      summary, of_tasks = run['summary'], run['tasks']
+      num_steps = summary['num_steps']
+      assert {len(x) for x in of_tasks.values()} == {row.config['num_segments']}
+      right = sum(of_tasks['right'])
+      assert right / num_steps == pytest.approx(summary['accuracy'], abs=1e-5)
+      spent = sum(of_tasks['evaluations'])
+      assert spent == summary['num_gradient_evaluations'] >= num_steps
+      assert sum(of_tasks['flagged']) == summary['num_undertrained']
+      assert (spent == num_steps) or method != 'base'
+
+
+def test_fewer_committed_tasks_are_the_first_of_more():
+  longer = committed('permuted-inputs-alone')
+  shorter = committed('permuted-inputs')
+  compared = 0
+  for (_, base, method), row in longer.items():
+    other = shorter.get((TASKS['inputs'].name, base, method))
+    if other is None:
+      continue
+    num_tasks = other.config['num_segments']
+    for seed, run in row.runs.items():
+      found = run['tasks']['right'][:num_tasks]
+      assert found == other.runs[seed]['tasks']['right']
+      compared += 1
+  assert compared
