@@ -27,8 +27,8 @@ from isgd_jax.experiments.statistics import paired_difference
 
 PREFIX = 'permuted-'
 _PERCENT = 100.0
-# Tasks at either end whose difference says what was gained or lost.
-_NUM_AT_ENDS = 5
+# Tasks at either end whose difference says what was gained or lost, at most.
+_MOST_AT_ENDS = 5
 
 
 def tasks_of(rows: Rows) -> list[str]:
@@ -292,10 +292,9 @@ def _setting(rows: Rows, task: str) -> str:
     f'{config["num_segments"]} of {NUM_TASKS[problem]} tasks of '
     f'{config["batches_per_segment"]:,} examples, '
     f'{" or ".join(map(str, num_seeds))} seeds: medians and 95 % intervals of '
-    'the mean over the tasks. Gained is the mean of the last '
-    f'{_NUM_AT_ENDS} tasks less that of the first {_NUM_AT_ENDS}, in points: '
-    'below zero plasticity was lost. Evaluations are those of ISGD a step; '
-    'its base takes one.'
+    f'the mean over the tasks. Gained is {_ends_title(row)}, in points: below '
+    'zero plasticity was lost. Evaluations are those of ISGD a step; its base '
+    'takes one.'
   )
 
 
@@ -347,10 +346,19 @@ def _accuracy(row: Row) -> str:
   return markdown.spread(median_interval(_means(row).values()), 2, _PERCENT)
 
 
+def _num_at_ends(row: Row) -> int:
+  return max(1, min(_MOST_AT_ENDS, row.config['num_segments'] // 2))
+
+
+def _ends_title(row: Row) -> str:
+  n = _num_at_ends(row)
+  if n == 1:
+    return 'the last task less the first'
+  return f'the mean of the last {n} tasks less that of the first {n}'
+
+
 def _gained(row: Row) -> str:
   """Of the last tasks over the first."""
-  last, first = (
-    _means(row, part)
-    for part in (slice(-_NUM_AT_ENDS, None), slice(_NUM_AT_ENDS))
-  )
+  n = _num_at_ends(row)
+  last, first = (_means(row, part) for part in (slice(-n, None), slice(n)))
   return f'{_PERCENT * paired_difference(last, first).median:+.2f}'
