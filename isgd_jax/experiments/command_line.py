@@ -205,7 +205,9 @@ class Compare:
   what is missing is said first, and left out). Likewise, of the same tables:
   real-rivals and always-on (beside real-streams in a report),
   over-no-momentum, wrong-labels, real-time, doses; on digits: made-rivals,
-  made-always-on.
+  made-always-on. A published protocol at its published settings:
+  permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
+  --data-dir).
   """
 
   workload: tyro.conf.Positional[str]
@@ -227,7 +229,9 @@ class Compare:
   bases: tuple[str, ...] | None = None
   """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo (the
   last two, alone, come together), adam-b1-0, adam-b1-b2, l2-to-start,
-  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; by default the
+  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; of permuted-inputs
+  inputs-sgdw, inputs-adamw, inputs-s-and-p, inputs-s-and-p-table,
+  inputs-upgd-w, and of permuted-labels the same of labels; by default the
   workload's."""
 
   seeds: int = 5

@@ -8,6 +8,7 @@ from isgd_jax.experiments import files
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.optimizers.published import PUBLISHED
 from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
@@ -15,6 +16,7 @@ from isgd_jax.experiments.runs.methods import resolve_methods
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
+from isgd_jax.experiments.runs.tasks import PERMUTED_TASKS
 from isgd_jax.experiments.runs.tasks import WARM_UP_ROWS
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.tasks import task_table
@@ -68,8 +70,12 @@ class CompareConfig:
     workload = (LARGE_WORKLOADS if self.large else WORKLOADS)[self.workload]
     if self.seeds < 1:
       raise InputError(f'seeds must be at least 1, got {self.seeds}')
+    # Permuted tasks are run with published settings alone, and those there.
+    known = base_optimizer_names()
+    if set(workload.base_optimizers) & set(PUBLISHED):
+      known = workload.base_optimizers
     for name in self.base_optimizers or ():
-      check_name('base optimizer', name, base_optimizer_names())
+      check_name('base optimizer', name, known)
     chosen = self.base_optimizers or workload.base_optimizers
     # Those two are compared alone.
     wants_adaptive = (
@@ -108,12 +114,12 @@ def with_budget(task: Task, budget: int) -> Task:
     budget: gradient evaluations, or on a stream batches.
 
   Returns:
-    A task of whole epochs, of segments of equal length, or of a table's first
-    rows.
+    A task of whole epochs, of segments of equal length, of the first permuted
+    tasks, or of a table's first rows.
 
   Raises:
-    InputError: (a `ValueError`) the budget is less than an epoch, or less than
-      20 batches a segment.
+    InputError: (a `ValueError`) the budget is less than an epoch or a permuted
+      task, or less than 20 batches a segment.
 
   Example:
     >>> task = WORKLOADS['drift-labels'].tasks[0]
@@ -127,6 +133,15 @@ def with_budget(task: Task, budget: int) -> Task:
       )
     num_train = WARM_UP_ROWS + budget * task.batch_size
     return dataclasses.replace(task, num_train=min(task.num_train, num_train))
+  if task.order == PERMUTED_TASKS:
+    # Tasks as long as published, the first of them.
+    if budget < task.batches_per_segment:
+      raise InputError(
+        f'budget={budget} is less than a task of {task.name}: give at least '
+        f'{task.batches_per_segment}'
+      )
+    num_tasks = min(task.num_segments, budget // task.batches_per_segment)
+    return dataclasses.replace(task, num_segments=num_tasks)
   if task.is_stream:
     length, least = budget // task.num_segments, 20
     if length < least:

@@ -18,6 +18,7 @@ from isgd_jax.experiments.models.vision import MLP
 from isgd_jax.experiments.models.vision import AlexNet
 from isgd_jax.experiments.models.vision import Cifar10Quick
 from isgd_jax.experiments.models.vision import LeNet
+from isgd_jax.experiments.models.vision import TwoHiddenMLP
 
 InputKind = Literal['image', 'tokens']
 
@@ -31,6 +32,7 @@ _NETWORKS: Mapping[str, tuple[Callable[..., nnx.Module], InputKind]] = {
   'mlp': (MLP, 'image'),
   # For streams of tables: tens of thousands of steps a run, by the hundred.
   'mlp-32': (functools.partial(MLP, num_hidden=32), 'image'),
+  'mlp-300-150': (TwoHiddenMLP, 'image'),
   'resnet18': (ResNet18, 'image'),
   'transformer': (Transformer, 'tokens'),
   # Fast enough on a CPU for runs by the hundred: a seventh of the parameters.

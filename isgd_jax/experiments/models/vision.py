@@ -52,6 +52,62 @@ class MLP(nnx.Module):
     return self.out(x).astype(jnp.float32)
 
 
+class TwoHiddenMLP(nnx.Module):
+  """Three layers, 300 and 150 hidden units; initialized as PyTorch's are.
+
+  Weights and biases are uniform within one over the root of the fan-in.
+
+  References:
+    Elsayed and Mahmood, Addressing Loss of Plasticity and Catastrophic
+    Forgetting in Continual Learning, ICLR 2024, appendix I.2.
+
+  Example:
+    >>> network = nnx.eval_shape(
+    ...   lambda: TwoHiddenMLP((28, 28, 1), 10, rngs=nnx.Rngs(0))
+    ... )
+    >>> params = jax.tree.leaves(nnx.state(network, nnx.Param))
+    >>> sum(param.size for param in params)
+    282160
+  """
+
+  def __init__(
+    self,
+    example_shape: Sequence[int],
+    num_classes: int,
+    *,
+    dtype: Dtype = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    """Draws the initial parameters; see the module for the arguments."""
+    height, width, channels = check_image_shape('mlp-300-150', example_shape)
+
+    def linear(fan_in: int, fan_out: int) -> nnx.Linear:
+      def uniform(key, shape, dtype, **kwargs):
+        del kwargs
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+      return nnx.Linear(
+        fan_in,
+        fan_out,
+        kernel_init=uniform,
+        bias_init=uniform,
+        dtype=dtype,
+        rngs=rngs,
+      )
+
+    self.hidden1 = linear(height * width * channels, 300)
+    self.hidden2 = linear(300, 150)
+    self.out = linear(150, num_classes)
+
+  def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+    """Logits [b, num_classes] of images [b, h, w, c]."""
+    del train
+    x = nnx.relu(self.hidden1(_flatten(x)))
+    x = nnx.relu(self.hidden2(x))
+    return self.out(x).astype(jnp.float32)
+
+
 class CNN(nnx.Module):
   """Two 3x3 convolutions with 2x2 max-pooling, then one linear layer.
 

@@ -1,9 +1,11 @@
 """Rivals that are always on: methods of continual learning, as optimizers."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 # Of all noise: seeds of a comparison differ in parameters and orders.
@@ -32,6 +34,7 @@ def upgd(
   utility_decay: float = 0.999,
   noise: float = 0.001,
   seed: int = _SEED,
+  num_drawn: int | None = None,
 ) -> optax.GradientTransformation:
   r"""Utility-based perturbed gradient descent, first order, global (UPGD-W).
 
@@ -48,6 +51,10 @@ def upgd(
     utility_decay: of the moving average.
     noise: :math:`\sigma`.
     seed: of the noise.
+    num_drawn: normal numbers that are drawn once; each step takes as many in a
+      row as there are parameters, from a random place on. None draws all of
+      them anew at each step, which takes ten times as long as a small network's
+      step itself.
 
   Returns:
     The optimizer; the defaults are those of its authors' package.
@@ -97,11 +104,45 @@ def upgd(
       updates,
       params,
       utility,
-      optax.tree.random_like(drawn, params, jax.random.normal),
+      _normal_like(drawn, params, num_drawn),
     )
     return new_updates, UPGDState(num_steps, utility, key)
 
   return optax.GradientTransformation(init_fn, update_fn)
+
+
+def _normal_like(
+  key: jax.Array, params: optax.Params, num_drawn: int | None
+) -> optax.Updates:
+  """Standard normal numbers, a tree like the parameters."""
+  if num_drawn is None:
+    return optax.tree.random_like(key, params, jax.random.normal)
+  leaves, treedef = jax.tree.flatten(params)
+  num_params = sum(leaf.size for leaf in leaves)
+  if num_drawn < num_params:
+    raise ValueError(
+      f'num_drawn must be at least the number of parameters, {num_params}, got '
+      f'{num_drawn}; raise it, or leave it out'
+    )
+  start = jax.random.randint(key, (), 0, num_drawn - num_params + 1)
+  stretch = jax.lax.dynamic_slice(
+    jnp.asarray(_drawn(num_drawn)), (start,), (num_params,)
+  )
+  ends = np.cumsum([leaf.size for leaf in leaves])[:-1].tolist()
+  return jax.tree.unflatten(
+    treedef,
+    [
+      part.reshape(leaf.shape).astype(leaf.dtype)
+      for part, leaf in zip(jnp.split(stretch, ends), leaves, strict=True)
+    ],
+  )
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn(num_drawn: int) -> np.ndarray:
+  """[num_drawn] float32, standard normal."""
+  rng = np.random.default_rng(_SEED)
+  return rng.standard_normal(num_drawn, np.float32)
 
 
 class NoiseState(NamedTuple):
@@ -120,6 +161,7 @@ def shrink_and_perturb(
   weight_decay: float = 0.001,
   noise: float = 0.001,
   seed: int = _SEED,
+  num_drawn: int | None = None,
 ) -> optax.GradientTransformation:
   r"""SGD that shrinks and perturbs at every step.
 
@@ -132,6 +174,10 @@ def shrink_and_perturb(
     weight_decay: :math:`\lambda`.
     noise: :math:`\sigma`.
     seed: of the noise.
+    num_drawn: normal numbers that are drawn once; each step takes as many in a
+      row as there are parameters, from a random place on. None draws all of
+      them anew at each step, which takes ten times as long as a small network's
+      step itself.
 
   Returns:
     The optimizer.
@@ -159,7 +205,7 @@ def shrink_and_perturb(
       lambda g, w, xi: -learning_rate * (weight_decay * w + g + noise * xi),
       updates,
       params,
-      optax.tree.random_like(drawn, params, jax.random.normal),
+      _normal_like(drawn, params, num_drawn),
     )
     return new_updates, NoiseState(key)
 

@@ -11,6 +11,8 @@ import optax.contrib
 
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers import always_on
+from isgd_jax.experiments.optimizers.published import PUBLISHED
+from isgd_jax.experiments.optimizers.published import build_published
 
 _MOMENTUM = 0.9
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -66,7 +68,7 @@ def base_optimizer_names() -> tuple[str, ...]:
   """The names that `build_base_optimizer` knows.
 
   Returns:
-    The names, sorted.
+    The names, sorted; without those of `PUBLISHED`, which are for one workload.
 
   Example:
     >>> base_optimizer_names()[:4]
@@ -85,7 +87,7 @@ def build_base_optimizer(
       on the loss: `'polyak'` (`optax.polyak_sgd`) or `'momo'`
       (`optax.contrib.momo`), or one of `ALWAYS_ON`: `'adam-b1-0'`,
       `'adam-b1-b2'` (both 0.99), `'l2-to-start'` (Adam), those of `always_on`
-      and of `optax.contrib`.
+      and of `optax.contrib`; or one of `PUBLISHED`.
     learning_rate: a number, which may be traced; of the two that depend on the
       loss, the most that a step may have.
 
@@ -98,6 +100,8 @@ def build_base_optimizer(
   Example:
     >>> optimizer = build_base_optimizer('momentum', 0.1)
   """
+  if name in PUBLISHED:
+    return build_published(name, learning_rate)
   check_name('base optimizer', name, _OPTIMIZERS)
   return _OPTIMIZERS[name](learning_rate)
 
@@ -112,7 +116,8 @@ def learning_rate_grid(
     num_rates: how many, 1 to 6, from the middle of the grid.
 
   Returns:
-    The rates, ascending; of an optimizer that finds its own, 1 alone.
+    The rates, ascending; of an optimizer that finds its own, 1 alone; of one of
+    `PUBLISHED` its own.
 
   Raises:
     ValueError: the name is unknown (the message gives the nearest valid names),
@@ -122,6 +127,8 @@ def learning_rate_grid(
     >>> learning_rate_grid('adam', 3)
     (0.003, 0.01, 0.03)
   """
+  if base_optimizer in PUBLISHED:
+    return (PUBLISHED[base_optimizer].learning_rate,)
   grid = _GRIDS[check_name('base optimizer', base_optimizer, _GRIDS)]
   if not 1 <= num_rates <= _MOST_RATES:
     raise ValueError(

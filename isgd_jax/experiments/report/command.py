@@ -13,6 +13,7 @@ from isgd_jax.experiments.errors import DataError
 from isgd_jax.experiments.report import findings
 from isgd_jax.experiments.report import harder
 from isgd_jax.experiments.report import opening
+from isgd_jax.experiments.report import permuted
 from isgd_jax.experiments.report import real_streams
 from isgd_jax.experiments.report import rivals
 from isgd_jax.experiments.report import tables
@@ -31,7 +32,7 @@ _REAL_STREAMS = 'real-streams'
 _APART = (
   *(_ABLATION, _REAL_STREAMS, 'real-rivals', 'made-rivals', 'always-on'),
   *('made-always-on', 'over-no-momentum', 'wrong-labels', 'real-time'),
-  'doses',
+  *('doses', 'permuted-inputs', 'permuted-labels', 'permuted-inputs-alone'),
 )
 
 _RULES = (
@@ -90,6 +91,7 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   parts += harder.describe_wrong_labels(everything)
   parts += harder.describe_real_time(everything)
   parts += harder.describe_doses(everything)
+  parts += _permuted(folder, out, everything)
   parts += [
     f'`{f.workload}`: {findings.describe_left_out(f)}'
     for f in found
@@ -303,6 +305,22 @@ def _real_streams(finding: Finding) -> list[str]:
     findings.describe_left_out(finding),
     *described,
   ]
+
+
+def _permuted(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
+  """The published protocol's tables and figures."""
+  described = permuted.describe_permuted(rows)
+  if not described:
+    return []
+  parts = ['## A published protocol: permuted MNIST, batch 1']
+  for task, paragraphs in described.items():
+    if task:
+      parts.append(f'### `{task}`')
+    parts += paragraphs
+    path = folder / f'{task.replace("/", "-")}.png'
+    if task and permuted.draw_permuted(path, rows, task):
+      parts.append(_picture(path, out, f'{task}: accuracy of each task'))
+  return parts
 
 
 def _heading(finding: Finding) -> str:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.files import read_records
+from isgd_jax.experiments.optimizers.published import PUBLISHED
 from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report.rows import Record
 from isgd_jax.experiments.report.rows import Rows
@@ -177,6 +178,9 @@ def describe_provenance(found: Iterable[Finding]) -> str:
       ]
     )
     for row in rows:
+      # Published settings stand in the table of their protocol.
+      if row.base in PUBLISHED:
+        continue
       grid = row.first['algorithm']['grid']
       grids[row.base] = max(grid, grids.get(row.base, []), key=len)
   text = markdown.markdown_table(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.optimizers.base_optimizers import best_rate
+from isgd_jax.experiments.optimizers.published import PUBLISHED
 from isgd_jax.experiments.runs.methods import METHODS
 from isgd_jax.experiments.runs.tasks import STREAM_ORDERS
 from isgd_jax.experiments.statistics import Interval
@@ -20,6 +21,7 @@ _RECOVERED_SHARE = 0.9
 _BASE_ORDER = (
   *('sgd', 'momentum', 'nesterov', 'adam', 'polyak', 'momo'),
   *ALWAYS_ON,
+  *PUBLISHED,
 )
 _METHOD_ORDER = tuple(METHODS)
 # Columns of an evaluation in a record.
@@ -113,7 +115,8 @@ def collect(records: Iterable[Record]) -> Rows:
 
   Returns:
     Of each (task, base, method) that has reporting runs at the rate that its
-    tuning runs chose, its row, tasks in the order of the records. Rows of a
+    tuning runs chose (or at a published one, which nobody tuned), its row,
+    tasks in the order of the records. Rows of a
     task that was changed stand only beside others of the same numbers: of the
     numbers that most rows have.
   """
@@ -130,9 +133,11 @@ def collect(records: Iterable[Record]) -> Rows:
       losses.setdefault(record['learning_rate'], []).append(
         math.inf if loss is None else loss
       )
-    if not losses or not group['reporting']:
+    if not group['reporting'] or not (losses or _is_untuned(group)):
       continue
-    rate = best_rate(losses)
+    rate = (
+      best_rate(losses) if losses else group['reporting'][-1]['learning_rate']
+    )
     runs = {
       r['seed']: r for r in group['reporting'] if r['learning_rate'] == rate
     }
@@ -142,9 +147,16 @@ def collect(records: Iterable[Record]) -> Rows:
       *key,
       runs=dict(sorted(runs.items())),
       learning_rate=rate,
-      is_rate_at_edge=rate in (min(losses), max(losses)),
+      is_rate_at_edge=bool(losses) and rate in (min(losses), max(losses)),
     )
   return _of_one_form(_in_order(rows))
+
+
+def _is_untuned(group: Mapping[str, list[Record]]) -> bool:
+  """Whether the rate of these runs is a published one."""
+  return all(
+    r['algorithm'].get('tuning_seeds') == [] for r in group['reporting']
+  )
 
 
 def _in_order(rows: Rows) -> Rows:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from isgd_jax.experiments.runs.tasks import PERMUTED_TASKS
 from isgd_jax.experiments.runs.tasks import Purpose
 from isgd_jax.experiments.runs.tasks import Task
 from isgd_jax.experiments.runs.training import RunResult
@@ -15,6 +16,8 @@ _DIGITS = 5
 _CURVE_DIGITS = 4
 # Highs that are less above the one before are left out of a trace.
 _TRACE_STEP = 0.03
+# Steps that count as the first of a permuted task.
+NUM_EARLY = 100
 # A tuning run is there to be compared by its loss.
 _TUNING_SUMMARY = (
   *('loss', 'num_gradient_evaluations', 'run_seconds', 'compile_seconds'),
@@ -40,9 +43,9 @@ def outcome_of(
 
   Returns:
     `summary`, numbers; `extra_steps`, how many steps took how many evaluations
-    beyond their first, but not of a scanned task; and with traces, of a stream
-    `recovery` and `accuracy_curve`, else `evaluations`: rows of gradient
-    evaluations, seconds and test accuracy.
+    beyond their first, but not of a scanned task; of permuted tasks `tasks`,
+    sums a task; and with traces, of a stream `recovery` and `accuracy_curve`,
+    else `evaluations`: rows of gradient evaluations, seconds and test accuracy.
   """
   metrics = result.metrics
   summary = result.summary()
@@ -60,6 +63,8 @@ def outcome_of(
   outcome: dict[str, Any] = {'summary': rounded(summary)}
   if not task.is_scanned:
     outcome['extra_steps'] = histogram(result.extra_evaluations())
+  if task.order == PERMUTED_TASKS and purpose == 'reporting':
+    outcome['tasks'] = task_sums(metrics, task.num_segments)
   if purpose == 'tuning' or not has_traces:
     return outcome
   if task.is_stream:
@@ -77,6 +82,37 @@ def outcome_of(
       for e in result.evaluations
     ]
   return outcome
+
+
+def task_sums(metrics: Any, num_tasks: int) -> dict[str, list[Any]]:
+  """What a run did in each of its tasks.
+
+  Args:
+    metrics: `StepMetrics` of arrays [num_steps].
+    num_tasks: of equal length.
+
+  Returns:
+    Lists of [num_tasks]: right answers, mean losses in nats, flagged batches,
+    those among the first `NUM_EARLY` of a task, and gradient evaluations.
+  """
+
+  def of_tasks(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64).reshape(num_tasks, -1).sum(1)
+
+  length = len(metrics.loss) // num_tasks
+  is_early = np.arange(len(metrics.loss)) % length < NUM_EARLY
+  is_flagged = np.asarray(metrics.is_undertrained)
+  return {
+    'right': [round(x) for x in of_tasks(metrics.accuracy).tolist()],
+    'loss': rounded((of_tasks(metrics.loss) / length).tolist(), _CURVE_DIGITS),
+    'flagged': [round(x) for x in of_tasks(is_flagged).tolist()],
+    'flagged_early': [
+      round(x) for x in of_tasks(is_flagged & is_early).tolist()
+    ],
+    'evaluations': [
+      round(x) for x in of_tasks(metrics.num_gradient_evaluations).tolist()
+    ],
+  }
 
 
 def batches_per_point(num_batches: int) -> int:

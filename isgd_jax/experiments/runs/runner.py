@@ -62,7 +62,8 @@ class ComparisonPlan:
     methods: ISGD before the random trigger.
     has_loss_adaptive: whether `polyak` and `momo` are compared too.
     num_rates: learning rates in the grid.
-    num_tuning_seeds: seeds of the runs that choose the rate.
+    num_tuning_seeds: seeds of the runs that choose the rate; 0 where there is
+      one rate, as published.
     num_seeds: seeds of the runs that are reported.
     first_seed: that both are counted from; the reported ones from 1000 on.
     has_traces: whether what happened along the runs is recorded too.
@@ -79,6 +80,11 @@ class ComparisonPlan:
   has_traces: bool = True
 
   def __post_init__(self):
+    if not self.num_tuning_seeds and self.num_rates != 1:
+      raise InputError(
+        f'without tuning seeds there is one rate, got num_rates='
+        f'{self.num_rates}; set it to 1, or give tuning seeds'
+      )
     if self.num_tuning_seeds > _REPORTING_OFFSET:
       raise InputError(
         f'num_tuning_seeds must be at most {_REPORTING_OFFSET}, where the '
@@ -162,6 +168,9 @@ class _Runner:
 
   def _tune(self, entry: Entry, extra_steps: dict[int, np.ndarray]) -> float:
     """The best rate; ISGD leaves the `extra_steps` that it took with it."""
+    if not self._plan.num_tuning_seeds:
+      (rate,) = learning_rate_grid(entry.base_optimizer, self._plan.num_rates)
+      return rate
     losses: dict[float, list[float]] = {}
     extra: dict[float, dict[int, np.ndarray]] = {}
     for rate in learning_rate_grid(entry.base_optimizer, self._plan.num_rates):

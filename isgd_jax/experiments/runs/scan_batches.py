@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from isgd_jax.experiments import streams
 from isgd_jax.experiments.runs import tasks
 from isgd_jax.experiments.runs.tasks import Task
 
@@ -20,11 +21,13 @@ class ScanBatches(NamedTuple):
     targets: [num_batches, b], int32 or float32.
     is_wrong: [num_batches] bool, the batches whose labels are random; None
       where a task has none.
+    block_size: batches that one program takes; None for all of them.
   """
 
-  inputs: np.ndarray
+  inputs: np.ndarray | streams.PermutedInputs
   targets: np.ndarray
   is_wrong: np.ndarray | None = None
+  block_size: int | None = None
 
 
 # Kept for the methods that follow: they see the same seeds.
@@ -43,6 +46,13 @@ def build_scan_batches(task: Task, seed: int) -> ScanBatches:
     ValueError: the data are missing or too few, or wrong labels are asked for
       of a regression.
   """
+  if task.order == tasks.PERMUTED_TASKS:
+    images, labels, permuted = tasks.build_permuted_tasks(task, seed)
+    return ScanBatches(
+      streams.PermutedInputs(images, permuted),
+      streams.permuted_targets(labels, permuted),
+      block_size=task.batches_per_segment,
+    )
   if task.is_table:
     # Only what is drawn has a seed.
     is_drawn = task.order == 'shuffled-table'

@@ -63,6 +63,8 @@ def train_in_scan(
 ) -> RunResult:
   """`training.train` on all batches of a stream, in one `lax.scan`.
 
+  Or in one a block, where the batches say so.
+
   Where the chart's trigger is not the chart, its flags are those of the change
   points (`'oracle'`), of a detector of river on the losses, or (`'random'`) as
   many as the chart's own in the same run, moved to random batches.
@@ -87,7 +89,8 @@ def train_in_scan(
     raise ValueError("method 'random' is not made for a scan; leave it out")
   trigger = config.algorithm.chart.trigger
   flags: np.ndarray | None = None
-  block_size = num_batches = len(batches.targets)
+  num_batches = len(batches.targets)
+  block_size = batches.block_size or num_batches
   detector = None
   if trigger == 'oracle':
     if not change_points:
@@ -108,7 +111,7 @@ def train_in_scan(
   start = time.perf_counter()
   carry = jax.block_until_ready(run.initial_carry())
   if detector is None:
-    carry, packed = run(carry, 0, flags)
+    carry, packed = run.to_the_end(carry, flags)
   else:
     carry, packed = detectors.run_in_closed_loop(
       run, carry, num_batches, block_size, detector
@@ -144,6 +147,7 @@ class _Run:
   ):
     self._config, self._model = config, model
     self._batches = batches
+    self._block_size = block_size
     self._has_flags = config.algorithm.chart.trigger != 'chart'
     self._is_real_time = is_real_time
     self.compile_seconds = 0.0
@@ -165,11 +169,24 @@ class _Run:
     )
     return _ScanCarry(carry, jnp.zeros((), jnp.int32))
 
+  def to_the_end(
+    self, carry: _ScanCarry, flags: np.ndarray | None
+  ) -> tuple[_ScanCarry, np.ndarray]:
+    """All batches, block by block."""
+    found = []
+    for start in range(0, len(self._batches.targets), self._block_size):
+      end = start + self._block_size
+      of_block = None if flags is None else flags[start:end]
+      carry, packed = self(carry, start, of_block)
+      found.append(packed)
+    return carry, np.concatenate(found)
+
   def __call__(
     self, carry: _ScanCarry, start: int, flags: np.ndarray | None
   ) -> tuple[_ScanCarry, np.ndarray]:
-    """The batches from `start` on, as many as there are flags."""
-    size = len(self._batches.targets) if flags is None else len(flags)
+    """A block from `start` on, or as many batches as there are flags."""
+    left = len(self._batches.targets) - start
+    size = min(self._block_size, left) if flags is None else len(flags)
     end = start + size
     inputs, targets = self._batches.inputs, self._batches.targets
     xs: list[Any] = [inputs[start:end], targets[start:end]]

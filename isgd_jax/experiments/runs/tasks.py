@@ -34,7 +34,12 @@ _SPLIT_SEED = 0
 TABLE_ORDERS = ('table', 'shuffled-table')
 # As 'drift', but the whole run is one program.
 SCANNED_DRIFT = 'scanned-drift'
-STREAM_ORDERS = ('drift', SCANNED_DRIFT, 'texts', *TABLE_ORDERS)
+# One example a batch, a permutation a segment, as published.
+PERMUTED_TASKS = 'permuted-tasks'
+STREAM_ORDERS = (
+  *('drift', SCANNED_DRIFT, PERMUTED_TASKS, 'texts'),
+  *TABLE_ORDERS,
+)
 # Of a table, rows that give the first moments to scale by; in no batch.
 WARM_UP_ROWS = 64
 
@@ -53,7 +58,7 @@ class Task:
     model: name of the network.
     order: `'cycle'` (the paper's fixed cycle), `'reshuffled'`, or of a stream
       `'drift'`, `'scanned-drift'` (likewise, as one program), `'texts'`,
-      `'table'` (in time order) or `'shuffled-table'`.
+      `'permuted-tasks'`, `'table'` (in time order) or `'shuffled-table'`.
     batch_size: examples a batch.
     window_size: of every control chart: the batches of an epoch, or on a stream
       about as many as the loss takes to settle.
@@ -69,7 +74,7 @@ class Task:
     label_noise: share of the train labels that is replaced by another class.
     num_segments: of a stream.
     batches_per_segment: of a stream.
-    drift: one of `streams.DRIFTS`.
+    drift: one of `streams.DRIFTS`; of permuted tasks `'pixels'` or `'labels'`.
     transition_batches: as in `streams.drifting_stream`.
     sequence_length: of texts, bytes.
     seconds_per_batch: of a source that is slower than the step; 0 for none. The
@@ -158,7 +163,7 @@ class Task:
   @property
   def is_scanned(self) -> bool:
     """Whether a whole run is one program."""
-    return self.is_table or self.order == SCANNED_DRIFT
+    return self.is_table or self.order in (SCANNED_DRIFT, PERMUTED_TASKS)
 
   @property
   def num_batches(self) -> int:
@@ -251,6 +256,8 @@ def build_stream(
       rng=rng if task.order == 'shuffled-table' else None,
       warm_up=WARM_UP_ROWS,
     )
+  if task.order == PERMUTED_TASKS:
+    return streams.permuted_stream(*build_permuted_tasks(task, seed))
   if task.order in ('drift', SCANNED_DRIFT):
     data_dir = _folder_of(task)
     everything = _everything(task.dataset, data_dir)
@@ -297,6 +304,37 @@ def build_stream(
   if task.seconds_per_batch:
     stream = streams.throttled(stream, task.seconds_per_batch)
   return stream
+
+
+def build_permuted_tasks(
+  task: Task, seed: int
+) -> tuple[np.ndarray, np.ndarray, streams.PermutedTasks]:
+  """The examples of permuted tasks, and which of them comes when.
+
+  Args:
+    task: of permuted tasks.
+    seed: of the permutations and of the order.
+
+  Returns:
+    Images and labels of the train part, and the tasks.
+
+  Raises:
+    ValueError: the data are missing or too few.
+  """
+  train = _load(task.dataset, _folder_of(task)).train
+  return (
+    train.images,
+    train.labels,
+    streams.draw_permuted_tasks(
+      num_examples=len(train),
+      num_pixels=int(np.prod(train.images.shape[1:])),
+      num_classes=_num_classes(task.dataset, _folder_of(task)),
+      num_tasks=task.num_segments,
+      task_length=task.batches_per_segment,
+      permuted=check_name('drift', task.drift, ('pixels', 'labels')),  # pyright: ignore[reportArgumentType]
+      rng=np.random.default_rng(seed),
+    ),
+  )
 
 
 def build_table_batches(task: Task, seed: int) -> streams.TableBatches:

@@ -7,6 +7,7 @@ minutes. The large forms are for an accelerator.
 import dataclasses
 
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
+from isgd_jax.experiments.runs import permuted
 from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs import rivals
 from isgd_jax.experiments.runs.ablation import VARIANTS
@@ -32,7 +33,8 @@ class Workload:
     methods: names, without the loss-adaptive ones.
     has_loss_adaptive: whether `polyak` and `momo` are compared too.
     num_rates: learning rates in the grid.
-    num_tuning_seeds: seeds of the runs that choose the rate.
+    num_tuning_seeds: seeds of the runs that choose the rate; 0 where it is the
+      published one.
     has_traces: whether what happened along the runs is recorded too.
   """
 
@@ -372,6 +374,21 @@ _RIVALS = (
   ),
 )
 
+_PERMUTED = tuple(
+  Workload(
+    f'permuted-{name}',
+    f'A published protocol: {task.title}',
+    (task,),
+    base_optimizers=permuted.bases_of(name),
+    methods=('base',) if name == 'inputs-alone' else permuted.METHODS,
+    has_loss_adaptive=False,
+    num_rates=1,
+    num_tuning_seeds=0,
+    has_traces=False,
+  )
+  for name, task in permuted.TASKS.items()
+)
+
 _BY_NAME = {workload.name: workload for workload in _WORKLOADS}
 _ABLATION_TASKS = (
   ('drift-labels', 0),
@@ -395,7 +412,7 @@ WORKLOADS = {
   **_BY_NAME,
   _ABLATION.name: _ABLATION,
   _REAL_STREAMS.name: _REAL_STREAMS,
-  **{workload.name: workload for workload in _RIVALS},
+  **{workload.name: workload for workload in (*_RIVALS, *_PERMUTED)},
 }
 
 
@@ -414,6 +431,12 @@ _ALL_OF_FASHION = {
 
 LARGE_WORKLOADS = {
   **WORKLOADS,
+  **{
+    w.name: dataclasses.replace(
+      w, tasks=(permuted.LARGE_TASKS[w.name.removeprefix('permuted-')],)
+    )
+    for w in _PERMUTED
+  },
   'stationary-fashion': dataclasses.replace(
     _enlarged(
       WORKLOADS['stationary-fashion'], **_ALL_OF_FASHION, num_epochs=15

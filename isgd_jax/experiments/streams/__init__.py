@@ -6,6 +6,11 @@ from isgd_jax.experiments.streams._drift import Drift
 from isgd_jax.experiments.streams._drift import drifting_stream
 from isgd_jax.experiments.streams._epochs import fixed_cycle
 from isgd_jax.experiments.streams._epochs import shuffled_epochs
+from isgd_jax.experiments.streams._permuted import PermutedInputs
+from isgd_jax.experiments.streams._permuted import PermutedTasks
+from isgd_jax.experiments.streams._permuted import draw_permuted_tasks
+from isgd_jax.experiments.streams._permuted import permuted_stream
+from isgd_jax.experiments.streams._permuted import permuted_targets
 from isgd_jax.experiments.streams._stream import Stream
 from isgd_jax.experiments.streams._tables import TableBatches
 from isgd_jax.experiments.streams._tables import running_moments
@@ -24,6 +29,12 @@ __all__ = [
   'Drift',
   'drifting_stream',
   'switching_texts',
+  # Permuted tasks, batch 1
+  'PermutedInputs',
+  'PermutedTasks',
+  'draw_permuted_tasks',
+  'permuted_stream',
+  'permuted_targets',
   # One pass in time order, or shuffled as its control
   'TableBatches',
   'running_moments',

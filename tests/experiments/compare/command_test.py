@@ -79,6 +79,14 @@ def test_loss_adaptive_steps_are_compared_alone():
       CompareConfig('drift-text', base_optimizers=('adan',)),
       "base optimizer 'adan'; did you mean 'adam'",
     ),
+    (
+      CompareConfig('permuted-inputs', base_optimizers=('labels-sgdw',)),
+      "base optimizer 'labels-sgdw'; did you mean 'inputs-sgdw'",
+    ),
+    (
+      CompareConfig('permuted-inputs', budget=4999),
+      r'less than a task of permuted-inputs/mnist: give at least 5000',
+    ),
     (CompareConfig('drift-text', seeds=0), 'seeds must be at least 1, got 0'),
     (
       CompareConfig('drift-labels', budget=199),
@@ -113,6 +121,16 @@ def test_a_budget_is_kept_in_whole_epochs_or_segments(name):
     assert budget - shorter.num_batches < task.num_batches / parts
     assert shorter.name == task.name
     assert with_budget(task, task.num_batches) == task
+
+
+def test_fewer_permuted_tasks_are_as_long_as_published():
+  (task,) = WORKLOADS['permuted-inputs'].tasks
+  shorter = with_budget(task, 12_000)
+  assert (shorter.num_segments, shorter.batches_per_segment) == (2, 5000)
+  (large,) = LARGE_WORKLOADS['permuted-inputs'].tasks
+  assert large.num_batches == 1_000_000
+  (large,) = LARGE_WORKLOADS['permuted-labels'].tasks
+  assert large.num_batches == 1_000_000
 
 
 def test_a_transition_is_shortened_with_its_segments():

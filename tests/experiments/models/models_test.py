@@ -27,6 +27,7 @@ PUBLISHED = {
   'cnn': ((8, 8, 1), 10),
   'lenet': ((28, 28, 1), 10),
   'mlp': ((8, 8, 1), 10),
+  'mlp-300-150': ((28, 28, 1), 10),
   'mlp-32': ((8, 8, 1), 10),
   'resnet18': ((224, 224, 3), 1000),
   'transformer': ((64,), 256),
@@ -38,6 +39,7 @@ SMALLEST = {
   'cnn': (4, 4, 3),
   'lenet': (13, 13, 3),
   'mlp': (1, 1, 3),
+  'mlp-300-150': (1, 1, 3),
   'mlp-32': (1, 1, 3),
   'resnet18': (8, 8, 3),
 }
@@ -246,11 +248,32 @@ def test_every_name_is_tested():
     ('alexnet', 62_378_344),
     ('cifar10-quick', 145_578),
     ('lenet', 431_080),
+    # 784 x 300 + 300 + 300 x 150 + 150 + 150 x 10 + 10.
+    ('mlp-300-150', 282_160),
     ('resnet18', 11_689_512),
   ],
 )
 def test_parameter_counts_are_the_published_ones(name, num_parameters):
   assert count(published(name)) == num_parameters
+
+
+def test_two_hidden_layers_start_as_pytorch_s_linear_layers():
+  network = created('mlp-300-150', *PUBLISHED['mlp-300-150'])
+  layers_and_fans = (
+    (network.hidden1, 784),
+    (network.hidden2, 300),
+    (network.out, 150),
+  )
+  for layer, fan_in in layers_and_fans:
+    for found in (layer.kernel, layer.bias):
+      scaled = np.asarray(found[...]) * fan_in**0.5
+      # Uniform on [-1, 1], whose deviation is the root of a third; of ten
+      # numbers little is known.
+      assert abs(scaled).max() <= 1 + 1e-6
+      if scaled.size > 100:
+        assert abs(scaled).max() > 0.95
+        np.testing.assert_allclose(scaled.std(), 3**-0.5, rtol=0.12)
+        assert abs(scaled.mean()) < 0.15
 
 
 def test_lenet_s_shapes_are_caffe_s():

@@ -8,6 +8,7 @@ import pytest
 
 from isgd_jax.experiments import files
 from isgd_jax.experiments.runs import outcomes
+from isgd_jax.experiments.runs import permuted
 from isgd_jax.experiments.runs.steps import StepMetrics
 from isgd_jax.experiments.runs.tasks import Measures
 from isgd_jax.experiments.runs.training import Evaluation
@@ -126,3 +127,23 @@ def test_rounding_leaves_all_else_as_it_is():
     'c': True,
     'd': None,
   }
+
+
+def test_permuted_tasks_are_summed_a_task():
+  task = dataclasses.replace(
+    permuted.TASKS['inputs'], num_segments=2, batches_per_segment=300
+  )
+  result = result_of(600, accuracy=np.repeat([0.0, 1.0], [450, 150]))
+  flags = np.isin(np.arange(600), [99, 100, 300, 350, 599])
+  metrics = result.metrics._replace(
+    is_undertrained=flags, loss=np.repeat([2.0, 0.5], 300)
+  )
+  kept = keep(task, 'reporting', result._replace(metrics=metrics))
+  assert kept['tasks'] == {
+    'right': [0, 150],
+    'loss': [2.0, 0.5],
+    'flagged': [2, 3],
+    'flagged_early': [1, 2],
+    'evaluations': [300, 302],
+  }
+  assert 'tasks' not in keep(STREAM, 'reporting', result_of(400))

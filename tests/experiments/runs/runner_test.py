@@ -11,6 +11,7 @@ from isgd_jax.experiments import files
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
 from isgd_jax.experiments.optimizers.base_optimizers import learning_rate_grid
 from isgd_jax.experiments.optimizers.charts import ChartSettings
+from isgd_jax.experiments.report.rows import collect
 from isgd_jax.experiments.runs import outcomes
 from isgd_jax.experiments.runs import runner
 from isgd_jax.experiments.runs import tasks
@@ -328,6 +329,8 @@ def test_the_first_seed_moves_all_seeds(path):
 
 
 def test_tuning_seeds_that_reach_the_reported_ones_are_refused():
+  with pytest.raises(ValueError, match='without tuning seeds there is one'):
+    dataclasses.replace(PLAN, num_tuning_seeds=0)
   with pytest.raises(ValueError, match='num_tuning_seeds must be at most 1000'):
     dataclasses.replace(PLAN, num_tuning_seeds=1001)
 
@@ -394,3 +397,25 @@ def test_tuning_is_judged_on_examples_that_are_neither_trained_nor_tested_on():
 def test_a_file_of_records_is_strict_json_and_short(stream_records):
   size = len(files.to_json(stream_records[0]))
   assert size < 4000
+
+
+def test_a_published_rate_is_run_without_tuning(path, training):
+  plan = dataclasses.replace(
+    PLAN,
+    base_optimizers=('labels-sgdw',),
+    methods=METHODS[:1],
+    has_loss_adaptive=False,
+    num_rates=1,
+    num_tuning_seeds=0,
+  )
+  records = run(plan, path)
+  assert [r['purpose'] for r in records] == ['reporting'] * 2
+  assert {r['learning_rate'] for r in records} == {0.01}
+  (row,) = collect(records).values()
+  assert row.learning_rate == 0.01
+  assert not row.is_rate_at_edge
+  assert sorted(row.runs) == list(plan.reporting_seeds)
+  # Reports of a rate that somebody has still to tune are none.
+  for record in records:
+    record['algorithm'] |= {'tuning_seeds': [0]}
+  assert not collect(records)

@@ -5,7 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from isgd_jax.experiments.datasets import ArraySource
+from isgd_jax.experiments.datasets import Dataset
 from isgd_jax.experiments.datasets import Table
+from isgd_jax.experiments.runs import permuted
 from isgd_jax.experiments.runs import rivals
 from isgd_jax.experiments.runs import tasks
 from isgd_jax.experiments.runs.scan_batches import build_scan_batches
@@ -61,6 +64,29 @@ def test_digits_that_drift_are_their_stream():
   drift = dataclasses.replace(task, order='drift')
   looped = [y for _, y in tasks.build_stream(drift, 5).batches]
   np.testing.assert_array_equal(found.targets, looped)
+
+
+@pytest.mark.parametrize('problem', ['inputs', 'labels'])
+def test_permuted_tasks_are_their_stream(problem, monkeypatch):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (50, 4, 4, 1)).astype(np.uint8)
+  train = ArraySource(images, rng.integers(0, 10, 50).astype(np.uint8))
+  data = Dataset('mnist', train, train, num_classes=10, example_shape=(4, 4, 1))
+  monkeypatch.setattr(tasks, '_load', lambda dataset, data_dir: data)
+  monkeypatch.setattr(tasks, '_num_classes', lambda dataset, data_dir: 10)
+  build_scan_batches.cache_clear()
+  task = dataclasses.replace(
+    permuted.TASKS[problem], num_segments=3, batches_per_segment=20
+  )
+  found = build_scan_batches(task, 5)
+  expected = [
+    np.stack(x) for x in zip(*tasks.build_stream(task, 5).batches, strict=True)
+  ]
+  np.testing.assert_array_equal(found.inputs[:], expected[0])
+  np.testing.assert_array_equal(found.targets, expected[1])
+  assert found.block_size == 20
+  assert task.change_points == tasks.build_stream(task, 5).change_points
+  build_scan_batches.cache_clear()
 
 
 def test_so_many_batches_have_random_labels_and_the_others_their_own(made_up):

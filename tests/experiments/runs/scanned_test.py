@@ -76,6 +76,27 @@ def test_a_scan_is_the_loop(kind, method, options):
     np.testing.assert_array_equal(found.extra_evaluations(), extra)
 
 
+@pytest.mark.parametrize('name', ['base', 'isgd', 'random-reset'])
+@pytest.mark.parametrize('block_size', [40, 50])
+def test_a_run_in_blocks_is_the_run_in_one(name, block_size):
+  table = shifting_table('classification')
+  model = models.build_model('mlp-32', (1, 3, 1), table.num_classes)
+  method = METHODS[name]
+  chart = dataclasses.replace(
+    method.isgd.chart, window_size=20, sigma_multiplier=2.0
+  )
+  config = RunConfig(
+    *(method.kind, 'adam', 0.01),
+    isgd=dataclasses.replace(method.isgd, chart=chart),
+  )
+  batches = batches_of(table)
+  whole = train_in_scan(config, model, batches)
+  parts = train_in_scan(config, model, batches._replace(block_size=block_size))
+  for ours, theirs in zip(parts.metrics, whole.metrics, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+  assert len(parts.metrics.loss) == 120
+
+
 def test_a_random_trigger_is_refused():
   table = shifting_table('classification')
   model = models.build_model('mlp-32', (1, 3, 1), 2)
