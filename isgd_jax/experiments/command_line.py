@@ -198,13 +198,15 @@ class Compare:
   makes the tables and figures. The small forms take up to 20 minutes on two CPU
   cores; nothing else should run meanwhile, for seconds are measured.
 
-  Workloads: stationary-digits, stationary-fashion, paper-cifar10 (needs
-  --data-dir), sampling-bias, imbalance, label-noise, drift-labels,
-  drift-pixels, drift-gradual, drift-text, input-bound, ablation,
-  real-streams (the extra streams; Elec2 with --data-dir FILE, a CSV or CSV.gz;
-  what is missing is said first, and left out). Likewise, of the same tables:
-  real-rivals and always-on (beside real-streams in a report), wrong-labels,
-  real-time, doses; on digits: made-rivals, made-always-on.
+  Workloads: stationary-digits, stationary-fashion, sampling-bias, imbalance,
+  label-noise, drift-labels, drift-pixels, drift-gradual, drift-text,
+  input-bound, ablation; paper-mnist, paper-cifar10 and paper-map, which need
+  --data-dir (MNIST's folder, of CIFAR-10 the binary version's or the archive of
+  JPEGs), the first two about 40 minutes; real-streams (the extra streams; Elec2
+  with --data-dir FILE, a CSV or CSV.gz; what is missing is said first, and left
+  out). Likewise, of the same tables: real-rivals and always-on (beside
+  real-streams in a report), wrong-labels, real-time, doses; on digits:
+  made-rivals, made-always-on.
   """
 
   workload: tyro.conf.Positional[str]
@@ -213,7 +215,9 @@ class Compare:
   methods: tuple[str, ...] | None = None
   """Methods, some of: base, base-constant, base-decayed, twice, random, isgd
   (without probation), isgd-probation (the library's default), isgd-constant,
-  paper-isgd, skip, reset, reshuffled, isgd-reshuffled; of what is scanned,
+  paper-isgd, paper-isgd-10 and paper-isgd-100 (its chase at so many times the
+  base's rate), skip, reset, reshuffled, isgd-reshuffled,
+  paper-isgd-reshuffled; of what is scanned,
   reset-moments, reset-count, rewarm-3, rewarm-10, shrink, echo, and on other
   flags than the chart's random-isgd, random-reset, random-reset-count,
   random-echo, random-shrink, random-rewarm-3, adwin-isgd, adwin-reset-count,

@@ -40,7 +40,7 @@ _XZ_MAGIC, _GZIP_MAGIC = b'\xfd7zXZ\0', b'\x1f\x8b'
 _BROKEN = (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError)
 
 
-def is_archive(data_dir: str | os.PathLike[str] | None) -> bool:
+def is_cifar10_archive(data_dir: str | os.PathLike[str] | None) -> bool:
   """Whether a path is of the JPEG images, not of the binary version.
 
   Args:
@@ -51,7 +51,7 @@ def is_archive(data_dir: str | os.PathLike[str] | None) -> bool:
     version.
 
   Example:
-    >>> is_archive('no/such/folder')
+    >>> is_cifar10_archive('no/such/folder')
     False
   """
   if data_dir is None:

@@ -11,8 +11,10 @@ from isgd_jax.experiments import files
 from isgd_jax.experiments.demonstrate import demonstrations
 from isgd_jax.experiments.errors import DataError
 from isgd_jax.experiments.report import findings
+from isgd_jax.experiments.report import gain_map
 from isgd_jax.experiments.report import harder
 from isgd_jax.experiments.report import opening
+from isgd_jax.experiments.report import paper_map
 from isgd_jax.experiments.report import real_streams
 from isgd_jax.experiments.report import rivals
 from isgd_jax.experiments.report import tables
@@ -97,6 +99,7 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   for finding in ablations:
     parts += _ablation(finding)
   parts += _demonstrations(folder, out)
+  parts += _paper_map(folder, out)
   parts.append('## Hardware, versions, grids')
   parts.append(findings.describe_provenance(found))
   text = '\n\n'.join(part.strip() for part in parts if part) + '\n'
@@ -353,6 +356,15 @@ def _demonstrations(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
       for path in demonstrations.draw_demonstrations(folder)
     ),
   ]
+
+
+def _paper_map(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
+  """Gain over base rate and skew, if it was run."""
+  told = paper_map.describe_map(folder)
+  if not told:
+    return []
+  path = folder / f'{gain_map.NAME}.png'
+  return [*told[:2], _picture(path, out, 'gain by rate and cycle'), *told[2:]]
 
 
 def _describe_task(config: Mapping[str, Any]) -> str:

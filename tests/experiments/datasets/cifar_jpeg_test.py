@@ -155,11 +155,11 @@ def test_missing_archives_are_named(tmp_path):
 
 
 def test_the_binary_version_comes_first(path):
-  assert _cifar_jpeg.is_archive(path)
-  assert _cifar_jpeg.is_archive(path.parent)
+  assert _cifar_jpeg.is_cifar10_archive(path)
+  assert _cifar_jpeg.is_cifar10_archive(path.parent)
   (path.parent / 'test_batch.bin').touch()
-  assert not _cifar_jpeg.is_archive(path.parent)
-  assert not _cifar_jpeg.is_archive(None)
+  assert not _cifar_jpeg.is_cifar10_archive(path.parent)
+  assert not _cifar_jpeg.is_cifar10_archive(None)
 
 
 @FEW
