@@ -6,7 +6,7 @@ import gzip
 import lzma
 import os
 import tarfile
-from typing import IO, Any
+from typing import Any
 import zlib
 
 import numpy as np
@@ -15,6 +15,7 @@ from isgd_jax.experiments.datasets import _cifar
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._decode import decode_image
+from isgd_jax.experiments.datasets._files import Stream
 from isgd_jax.experiments.datasets._transforms import PadCropFlip
 from isgd_jax.experiments.errors import DataError
 from isgd_jax.experiments.errors import data_error
@@ -169,7 +170,7 @@ def _images(path: str) -> Iterator[tuple[str, bytes]]:
   try:
     with (
       _decompressed(path) as stream,
-      tarfile.open(fileobj=_Bounded(path, stream), mode='r|') as archive,
+      tarfile.open(fileobj=_as_file(path, stream), mode='r|') as archive,
     ):
       for member in archive:
         if not member.isfile() or not member.name.lower().endswith(_ENDINGS):
@@ -196,7 +197,7 @@ def _images(path: str) -> Iterator[tuple[str, bytes]]:
 
 
 @contextlib.contextmanager
-def _decompressed(path: str) -> Iterator[IO[bytes]]:
+def _decompressed(path: str) -> Iterator[Stream]:
   """The bytes of the tar archive; the first ones tell how it is compressed."""
   with open(path, 'rb') as file:
     magic = file.read(len(_XZ_MAGIC))
@@ -211,10 +212,15 @@ def _decompressed(path: str) -> Iterator[IO[bytes]]:
       yield file
 
 
+def _as_file(path: str, stream: Stream) -> Any:
+  """What `tarfile` reads a stream from; it calls nothing but `read`."""
+  return _Bounded(path, stream)
+
+
 class _Bounded:
   """A stream that ends in an error where it is longer than CIFAR-10."""
 
-  def __init__(self, path: str, stream: Any):
+  def __init__(self, path: str, stream: Stream):
     self._path, self._stream, self._num_left = path, stream, _MAX_BYTES
 
   def read(self, size: int, /) -> bytes:

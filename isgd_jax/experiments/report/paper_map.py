@@ -91,10 +91,16 @@ def map_table(found: GainMap) -> str:
         cell = found.cell(method, rate, task)
         cells.append(_cell_text(cell))
         if method == BEST_OF_PAPER:
-          is_known = cell is not None and not math.isnan(cell.gain)
-          cells.append(f'{PAPER_METHODS[cell.method]}' if is_known else '')
+          cells.append(_chase_rate(cell))
       lines.append(cells)
   return markdown.markdown_table(header, lines)
+
+
+def _chase_rate(cell: Cell | None) -> str:
+  """Of the paper's, over the base's rate; empty where it says nothing."""
+  if cell is None or math.isnan(cell.gain):
+    return ''
+  return f'{PAPER_METHODS[cell.method]}'
 
 
 def _cell_text(cell: Cell | None) -> str:

@@ -241,7 +241,7 @@ def _compile(
   carry = jax.eval_shape(
     lambda: initial_carry(base_optimizer, algorithm, model.init(0))
   )
-  arrays = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+  arrays: list[Any] = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
   num_steps = _STEPS_PER_EVALUATION * _EVALUATIONS_PER_BLOCK
   compiled = (
     jax.jit(run)
