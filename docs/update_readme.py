@@ -13,6 +13,9 @@ import pathlib
 import statistics
 
 from isgd_jax.experiments.report import command
+from isgd_jax.experiments.report import gain_map
+from isgd_jax.experiments.report import paper_map
+from isgd_jax.experiments.report import replication
 from isgd_jax.experiments.report import tables
 from isgd_jax.experiments.report import verdicts
 from isgd_jax.experiments.report.rows import Rows
@@ -25,6 +28,7 @@ PAGES = (
   'docs/comparing.md',
   'docs/costs.md',
   'docs/demo.md',
+  'docs/replication.md',
   'docs/streams.md',
 )
 _NONE_YET = (
@@ -255,6 +259,28 @@ def rivals_section() -> str:
   return command.rivals_of(ROOT / 'results') or _NONE_YET
 
 
+def claims_section() -> str:
+  """The paper's claims, each beside what was measured here."""
+  return replication.claims_table(ROOT / 'results', measured_rows())
+
+
+def targets_section() -> str:
+  """LeNet on MNIST and the quick network on CIFAR-10, as far as they ran."""
+  return '\n\n'.join(replication.describe_targets(measured_rows()))
+
+
+def map_section() -> str:
+  """Where the paper's gain appears."""
+  found = gain_map.read_map(ROOT / 'results')
+  if found is None:
+    return _NONE_YET
+  return (
+    f'{paper_map.describe_cells(found)}\n\n'
+    'Each method at the rate, of the five, that is best for it on that cycle:'
+    f'\n\n{paper_map.tuned_table(found)}'
+  )
+
+
 # What each chart is good at, and where it is from.
 _CHARTS = {
   'shewhart': (
@@ -344,6 +370,9 @@ def render(text: str) -> str:
     'results': results_section,
     'streams': streams_section,
     'rivals': rivals_section,
+    'claims': claims_section,
+    'targets': targets_section,
+    'map': map_section,
     'bench': bench_section,
     'charts': charts_section,
   }.items():

@@ -198,15 +198,16 @@ class Compare:
   makes the tables and figures. The small forms take up to 20 minutes on two CPU
   cores; nothing else should run meanwhile, for seconds are measured.
 
-  Workloads: stationary-digits, stationary-fashion, paper-cifar10 (needs
-  --data-dir), sampling-bias, imbalance, label-noise, drift-labels,
-  drift-pixels, drift-gradual, drift-text, input-bound, ablation,
-  real-streams (the extra streams; Elec2 with --data-dir FILE, a CSV or CSV.gz;
-  what is missing is said first, and left out). Likewise, of the same tables:
-  real-rivals and always-on (beside real-streams in a report),
-  over-no-momentum, wrong-labels, real-time, doses; on digits: made-rivals,
-  made-always-on. A published protocol at its published settings:
-  permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
+  Workloads: stationary-digits, stationary-fashion, sampling-bias, imbalance,
+  label-noise, drift-labels, drift-pixels, drift-gradual, drift-text,
+  input-bound, ablation; paper-mnist, paper-cifar10 and paper-map, which need
+  --data-dir (MNIST's folder, of CIFAR-10 the binary version's or the archive of
+  JPEGs), the first two about 40 minutes; real-streams (the extra streams; Elec2
+  with --data-dir FILE, a CSV or CSV.gz; what is missing is said first, and left
+  out). Likewise, of the same tables: real-rivals and always-on (beside
+  real-streams in a report), over-no-momentum, wrong-labels, real-time, doses;
+  on digits: made-rivals, made-always-on. A published protocol at its published
+  settings: permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
   --data-dir).
   """
 
@@ -216,7 +217,9 @@ class Compare:
   methods: tuple[str, ...] | None = None
   """Methods, some of: base, base-constant, base-decayed, twice, random, isgd
   (without probation), isgd-probation (the library's default), isgd-constant,
-  paper-isgd, skip, reset, reshuffled, isgd-reshuffled; of what is scanned,
+  paper-isgd, paper-isgd-10 and paper-isgd-100 (its chase at so many times the
+  base's rate), skip, reset, reshuffled, isgd-reshuffled,
+  paper-isgd-reshuffled; of what is scanned,
   reset-moments, reset-count, rewarm-3, rewarm-10, shrink, echo, and on other
   flags than the chart's random-isgd, random-reset, random-reset-count,
   random-echo, random-shrink, random-rewarm-3, adwin-isgd, adwin-reset-count,
@@ -305,7 +308,11 @@ class Demonstrate:
   """Folder for records and figures; made if missing. Figures are replaced."""
 
   large: bool = False
-  """All of Fashion-MNIST, 15 epochs: for an accelerator."""
+  """All images, 15 epochs: for an accelerator."""
+
+  mnist: str | None = None
+  """Folder of MNIST's four IDX files, which take the place of Fashion-MNIST's;
+  give --out a folder of its own."""
 
   def __call__(self) -> None:
     """Makes the runs, draws them, and prints what was measured."""
@@ -313,7 +320,7 @@ class Demonstrate:
     from isgd_jax.experiments.demonstrate import demonstrations
 
     plotting.new_figure()  # A missing matplotlib shows now, not after the runs.
-    task = demonstrations.demonstration_task(self.large)
+    task = demonstrations.demonstration_task(self.large, mnist=self.mnist)
     records = demonstrations.run_demonstrations(task, self.out)
     demonstrations.draw_demonstrations(self.out)
     print(demonstrations.describe_demonstrations(records))

@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from isgd_jax.experiments import files
+from isgd_jax.experiments.datasets import is_cifar10_archive
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
@@ -13,6 +14,7 @@ from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
 from isgd_jax.experiments.runs.methods import resolve_methods
+from isgd_jax.experiments.runs.rate_map import run_rate_map
 from isgd_jax.experiments.runs.records import Store
 from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
@@ -37,7 +39,7 @@ class CompareConfig:
       each task's own.
     large: whether to take the form for an accelerator.
     data_dir: where the files of the data set lie; None where they are looked
-      for by themselves.
+      for by themselves. Of CIFAR-10, the binary version or the JPEG archive.
   """
 
   workload: str
@@ -95,6 +97,7 @@ class CompareConfig:
         num_tuning_seeds=workload.num_tuning_seeds,
         num_seeds=self.seeds,
         has_traces=workload.has_traces,
+        is_map=workload.is_map,
       )
       for task in workload.tasks
     ]
@@ -103,7 +106,11 @@ class CompareConfig:
     """The task, of the size and from the place that were asked for."""
     if self.budget is not None:
       task = with_budget(task, self.budget)
-    return dataclasses.replace(task, data_dir=self.data_dir)
+    task = dataclasses.replace(task, data_dir=self.data_dir)
+    if task.dataset == 'cifar10' and is_cifar10_archive(self.data_dir):
+      # The records are to say which pixels they are of.
+      task = dataclasses.replace(task, dataset='cifar10-jpeg')
+    return task
 
 
 def with_budget(task: Task, budget: int) -> Task:
@@ -213,7 +220,7 @@ def compare(
       for plan in plans:
         if plan.task.is_table:
           store.note('no_change', real_streams.no_change(plan.task))
-        run_plan(plan, store, bar)
+        (run_rate_map if plan.is_map else run_plan)(plan, store, bar)
   except KeyboardInterrupt as error:
     raise KeyboardInterrupt(
       f'{store.num_runs} runs are kept in {path}; the same command goes on'

@@ -4,6 +4,7 @@ Pillow, rdata, scikit-learn and Hugging Face's `datasets` are imported by the
 data sets that need them, when these are loaded.
 """
 
+from isgd_jax.experiments.datasets._cifar_jpeg import is_cifar10_archive
 from isgd_jax.experiments.datasets._dataset import ArraySource
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._dataset import Source
@@ -23,6 +24,7 @@ __all__ = [
   'Source',
   'dataset_names',
   'hold_out',
+  'is_cifar10_archive',
   'load_dataset',
   'load_texts',
   # Real streams

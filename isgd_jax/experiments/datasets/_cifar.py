@@ -12,11 +12,11 @@ from isgd_jax.experiments.errors import data_error
 
 # Of the 50,000 train images; as in K. Jordan, 94% on CIFAR-10 in 3.29 seconds
 # on a single GPU, arXiv:2404.00498, 2024.
-_MEAN = (0.4914, 0.4822, 0.4465)
-_STD = (0.2470, 0.2435, 0.2616)
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
 
 _TRAIN_FILES = tuple(f'data_batch_{i}.bin' for i in range(1, 6))
-_TEST_FILE = 'test_batch.bin'
+TEST_FILE = 'test_batch.bin'
 _NUM_CLASSES = 10
 _RECORD_BYTES = 1 + 3 * 32 * 32
 # As published: a longer file is not one of these.
@@ -64,7 +64,7 @@ def load_cifar10(
   if data_dir is None:
     raise DataError(
       "data set 'cifar10' needs data_dir: a folder that holds "
-      f'data_batch_1.bin to data_batch_5.bin and {_TEST_FILE}; {_SOURCE}'
+      f'data_batch_1.bin to data_batch_5.bin and {TEST_FILE}; {_SOURCE}'
     )
   folder = _find_folder(data_dir)
   parts = [_read_batch(os.path.join(folder, name)) for name in _TRAIN_FILES]
@@ -74,11 +74,11 @@ def load_cifar10(
   return Dataset(
     'cifar10',
     ArraySource(images, labels),
-    ArraySource(*_read_batch(os.path.join(folder, _TEST_FILE))),
+    ArraySource(*_read_batch(os.path.join(folder, TEST_FILE))),
     num_classes=_NUM_CLASSES,
     example_shape=(32, 32, 3),
-    pixel_mean=_MEAN,
-    pixel_std=_STD,
+    pixel_mean=MEAN,
+    pixel_std=STD,
     train_transform=PadCropFlip(padding=4) if augment else None,
   )
 
@@ -87,7 +87,7 @@ def _find_folder(data_dir: str | os.PathLike[str]) -> str:
   """The folder of the files, or what is wrong with it."""
   data_dir = os.fspath(data_dir)
   for folder in (data_dir, os.path.join(data_dir, 'cifar-10-batches-bin')):
-    names = [*_TRAIN_FILES, _TEST_FILE]
+    names = [*_TRAIN_FILES, TEST_FILE]
     missing = [
       name for name in names if not os.path.isfile(os.path.join(folder, name))
     ]
@@ -108,7 +108,7 @@ def _find_folder(data_dir: str | os.PathLike[str]) -> str:
   raise data_error(
     data_dir,
     f'no {_TRAIN_FILES[0]}',
-    f'{_TRAIN_FILES[0]} to {_TRAIN_FILES[-1]} and {_TEST_FILE}, there or in '
+    f'{_TRAIN_FILES[0]} to {_TRAIN_FILES[-1]} and {TEST_FILE}, there or in '
     'cifar-10-batches-bin',
     _SOURCE,
   )

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from isgd_jax.experiments.datasets._cifar import load_cifar10
+from isgd_jax.experiments.datasets._cifar_jpeg import load_cifar10_jpeg
 from isgd_jax.experiments.datasets._dataset import Dataset
 from isgd_jax.experiments.datasets._digits import load_digits
 from isgd_jax.experiments.datasets._hugging_face import load_hugging_face
@@ -25,6 +26,7 @@ _OPTIONS = {
   'fashion-mnist': ('data_dir',),
   'mnist': ('data_dir',),
   'cifar10': ('data_dir', 'augment'),
+  'cifar10-jpeg': ('data_dir', 'augment'),
   'shuttle': ('data_dir',),
   'imagefolder': ('data_dir', 'image_size', 'augment', 'skip_undecodable'),
   'text': ('data_dir',),
@@ -50,6 +52,7 @@ def load_dataset(
   | `fashion-mnist` | yes       | `data_dir`, or Debian's package             |
   | `mnist`         | yes       | `data_dir`                                  |
   | `cifar10`       | yes       | `data_dir`, the binary version              |
+  | `cifar10-jpeg`  | yes       | `data_dir`, an archive of JPEGs (lossy)     |
   | `imagefolder`   | no        | `data_dir/{train,val}/CLASS/*`, as ImageNet |
   | `text`          | yes       | `data_dir`, files ending in .txt or .gz     |
   | `hf:NAME`       | no        | Hugging Face's hub, or a folder             |
@@ -64,8 +67,8 @@ def load_dataset(
     image_size: height and width that a model sees, pixels, of `imagefolder`
       (None takes 224) and `hf:NAME` (None takes images as they are).
     augment: whether `train_transform` draws at random: padded crops and flips
-      of `cifar10`, resized crops and flips of `imagefolder` and `hf:NAME`.
-      None augments `imagefolder` alone.
+      of `cifar10` and `cifar10-jpeg`, resized crops and flips of `imagefolder`
+      and `hf:NAME`. None augments `imagefolder` alone.
     skip_undecodable: whether, of `imagefolder` and `hf:NAME`, an image that
       cannot be decoded is zeros with the label -1, instead of an error.
     sequence_length: of `text`, the inputs of a window, bytes.
@@ -109,6 +112,8 @@ def load_dataset(
       return load_mnist(data_dir)
     case 'cifar10':
       return load_cifar10(data_dir, augment=bool(augment))
+    case 'cifar10-jpeg':
+      return load_cifar10_jpeg(data_dir, augment=bool(augment))
     case 'shuttle':
       return load_shuttle(seed, data_dir)
     case 'imagefolder':

@@ -45,13 +45,15 @@ LEARNING_RATES: Mapping[str, float] = types.MappingProxyType(
 _FILE = 'demonstrations.jsonl'
 
 
-def demonstration_task(large: bool = False) -> Task:
+def demonstration_task(
+  large: bool = False, *, mnist: str | None = None
+) -> Task:
   """The paper's MNIST set-up: LeNet, a fixed cycle, a constant learning rate.
 
   Args:
-    large: whether to take all 60,000 training examples of Fashion-MNIST, in
-      batches of 128, 15 times; otherwise 3,200 of them, in batches of 64, 6
-      times.
+    large: whether to take all 60,000 training examples, in batches of 128, 15
+      times; otherwise 3,200 of them, in batches of 64, 6 times.
+    mnist: the folder of MNIST's files; None takes Fashion-MNIST.
 
   Returns:
     The task.
@@ -62,10 +64,13 @@ def demonstration_task(large: bool = False) -> Task:
   """
   sizes = (60_000, 128, 15) if large else (3_200, 64, 6)
   num_train, batch_size, num_epochs = sizes
+  name = f'demonstrations/{"large" if large else "small"}'
   return dataclasses.replace(
     WORKLOADS['stationary-fashion'].tasks[0],
-    name=f'demonstrations/{"large" if large else "small"}',
-    title='LeNet on Fashion-MNIST',
+    name=name if mnist is None else f'{name}-mnist',
+    title=f'LeNet on {"Fashion-" if mnist is None else ""}MNIST',
+    dataset='fashion-mnist' if mnist is None else 'mnist',
+    data_dir=mnist,
     schedule='constant',
     num_train=num_train,
     batch_size=batch_size,

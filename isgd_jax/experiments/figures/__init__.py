@@ -7,6 +7,7 @@ from isgd_jax.experiments.figures._curves import Curve
 from isgd_jax.experiments.figures._curves import draw_stream
 from isgd_jax.experiments.figures._curves import draw_training
 from isgd_jax.experiments.figures._curves import rolling_mean
+from isgd_jax.experiments.figures._gain_map import draw_gain_map
 from isgd_jax.experiments.figures._scores import IntervalRow
 from isgd_jax.experiments.figures._scores import draw_intervals
 from isgd_jax.experiments.figures._scores import draw_profile
@@ -17,6 +18,7 @@ from isgd_jax.experiments.figures._styles import method_styles
 __all__ = [
   # Scores
   'IntervalRow',
+  'draw_gain_map',
   'draw_intervals',
   'draw_profile',
   # Curves

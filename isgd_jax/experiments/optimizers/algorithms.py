@@ -37,6 +37,7 @@ class Algorithm:
       False, not the library's default: so were the runs on record made. `rules`
       are those of probation, as pairs, where they are not the library's.
     num_base_steps: of `'base'`, steps on each batch.
+    chase_factor: of `'paper-isgd'`, its chase's rate over the base optimizer's.
   """
 
   kind: str = 'base'
@@ -45,9 +46,14 @@ class Algorithm:
   solver_options: tuple[tuple[str, Any], ...] = ()
   options: tuple[tuple[str, Any], ...] = ()
   num_base_steps: int = 1
+  chase_factor: float = 1.0
 
   def as_record(self) -> dict[str, Any]:
     """The settings as records have them; runs are named by these keys."""
+    # What records from before it were made with: left out where equal.
+    later = (
+      {} if self.chase_factor == 1 else {'chase_factor': self.chase_factor}
+    )
     return {
       'kind': self.kind,
       'chart': self.chart.as_record(),
@@ -55,6 +61,7 @@ class Algorithm:
       'solver_options': self.solver_options,
       'options': self.options,
       'num_base_steps': self.num_base_steps,
+      **later,
     }
 
   @property
@@ -104,7 +111,7 @@ class Algorithm:
       return isgd_jax.paper_isgd(
         base,
         batches_per_epoch=self.chart.window_size,
-        chase_learning_rate=learning_rate,
+        chase_learning_rate=self.chase_factor * learning_rate,
       )
     if self.solver == 'gauss-newton':
       solver = isgd_jax.gauss_newton(**dict(self.solver_options))

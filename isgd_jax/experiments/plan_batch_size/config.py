@@ -23,8 +23,8 @@ class PlanConfig:
   """What is to be trained, on what, and how long to measure."""
 
   dataset: str = 'digits'
-  """digits, fashion-mnist, mnist, cifar10, shuttle, imagefolder, text, or
-  hf:NAME."""
+  """digits, fashion-mnist, mnist, cifar10, cifar10-jpeg, shuttle, imagefolder,
+  text, or hf:NAME."""
 
   data_dir: str | None = None
   """Folder of the data set's files. Not needed for digits, nor for

@@ -11,8 +11,10 @@ from isgd_jax.experiments import files
 from isgd_jax.experiments.demonstrate import demonstrations
 from isgd_jax.experiments.errors import DataError
 from isgd_jax.experiments.report import findings
+from isgd_jax.experiments.report import gain_map
 from isgd_jax.experiments.report import harder
 from isgd_jax.experiments.report import opening
+from isgd_jax.experiments.report import paper_map
 from isgd_jax.experiments.report import permuted
 from isgd_jax.experiments.report import real_streams
 from isgd_jax.experiments.report import rivals
@@ -100,6 +102,7 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   for finding in ablations:
     parts += _ablation(finding)
   parts += _demonstrations(folder, out)
+  parts += _paper_map(folder, out)
   parts.append('## Hardware, versions, grids')
   parts.append(findings.describe_provenance(found))
   text = '\n\n'.join(part.strip() for part in parts if part) + '\n'
@@ -244,7 +247,11 @@ def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
       'No verdict yet: it takes ISGD and `base` over one base optimizer, and '
       'on a stream `twice` and `random` too, on common seeds.'
     )
-  return parts + _profile(folder, out, verdicts.profile_costs(rows))
+  # The paper's tasks lack most controls, which would then be in no profile.
+  profiled = {
+    k: row for k, row in rows.items() if not k[0].startswith('paper-')
+  }
+  return parts + _profile(folder, out, verdicts.profile_costs(profiled))
 
 
 def _profile(
@@ -372,6 +379,15 @@ def _demonstrations(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
       for path in demonstrations.draw_demonstrations(folder)
     ),
   ]
+
+
+def _paper_map(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
+  """Gain over base rate and skew, if it was run."""
+  told = paper_map.describe_map(folder)
+  if not told:
+    return []
+  path = folder / f'{gain_map.NAME}.png'
+  return [*told[:2], _picture(path, out, 'gain by rate and cycle'), *told[2:]]
 
 
 def _describe_task(config: Mapping[str, Any]) -> str:

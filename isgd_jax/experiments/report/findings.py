@@ -51,7 +51,7 @@ def read_findings(folder: pathlib.Path) -> list[Finding]:
 
   Returns:
     Of each workload that has runs, in the workloads' order, the small forms
-    first, what was found.
+    first, what was found; without maps.
 
   Raises:
     InputError: (a `ValueError`) there are no runs.
@@ -64,9 +64,13 @@ def read_findings(folder: pathlib.Path) -> list[Finding]:
     no results in 'nowhere': make some with isgd-jax compare WORKLOAD --out \
 'nowhere'
   """
-  found = []
+  found, has_map = [], False
   for suffix in ('', _LARGE):
     for name in WORKLOADS:
+      if WORKLOADS[name].is_map:
+        # No rate of it is tuned, so it has no rows.
+        has_map |= (folder / f'{name}.jsonl').exists()
+        continue
       path = folder / f'{name}{suffix}.jsonl'
       if path.exists() and (records := list(_read(path, suffix))):
         found.append(
@@ -74,7 +78,7 @@ def read_findings(folder: pathlib.Path) -> list[Finding]:
             no_change=_no_change(path)
           )
         )
-  if not found:
+  if not found and not has_map:
     raise InputError(
       f"no results in '{folder}': make some with isgd-jax compare WORKLOAD "
       f"--out '{folder}'"
@@ -110,7 +114,7 @@ def _finding(name: str, is_large: bool, records: list[Record]) -> Finding:
     is_large,
     rows,
     left_out,
-    sorted({_environment(record) for record in records}),
+    sorted({describe_environment(record) for record in records}),
     math.fsum(
       run['summary']['run_seconds']
       for row in rows.values()
@@ -121,8 +125,15 @@ def _finding(name: str, is_large: bool, records: list[Record]) -> Finding:
   )
 
 
-def _environment(run: Mapping[str, Any]) -> str:
-  """Hardware and versions in a line."""
+def describe_environment(run: Mapping[str, Any]) -> str:
+  """Hardware and versions in a line.
+
+  Args:
+    run: with `environment`.
+
+  Returns:
+    The line.
+  """
   hardware = run['environment']['hardware']
   versions = run['environment']['versions']
   cores = 'core' if hardware['num_cpus'] == 1 else 'cores'

@@ -122,6 +122,11 @@ def _doses() -> Iterator[Method]:
     yield Method(name, 'isgd', isgd=Algorithm('isgd', options=options))
 
 
+def _chased(factor: int) -> Algorithm:
+  """The paper's, whose chase has so many times the base's rate."""
+  return Algorithm('isgd', chase_factor=float(factor))
+
+
 RIVALS = tuple(_rivals())
 DOSES = tuple(_doses())
 
@@ -137,10 +142,14 @@ METHODS = {
     Method('random', 'random'),
     Method('isgd-constant', 'isgd', 'constant'),
     Method('paper-isgd', 'paper-isgd'),
+    # The paper leaves the rate of its chase open.
+    Method('paper-isgd-10', 'paper-isgd', isgd=_chased(10)),
+    Method('paper-isgd-100', 'paper-isgd', isgd=_chased(100)),
     Method('skip', 'skip'),
     Method('reset', 'reset'),
     Method('reshuffled', 'base', is_reshuffled=True),
     Method('isgd-reshuffled', 'isgd', is_reshuffled=True),
+    Method('paper-isgd-reshuffled', 'paper-isgd', is_reshuffled=True),
     *RIVALS,
     *DOSES,
     *(

@@ -67,6 +67,8 @@ class ComparisonPlan:
     num_seeds: seeds of the runs that are reported.
     first_seed: that both are counted from; the reported ones from 1000 on.
     has_traces: whether what happened along the runs is recorded too.
+    is_map: whether every rate of the grid is reported, as `rate_map` does, and
+      none is tuned.
   """
 
   task: Task
@@ -78,6 +80,7 @@ class ComparisonPlan:
   num_seeds: int = 5
   first_seed: int = 0
   has_traces: bool = True
+  is_map: bool = False
 
   def __post_init__(self):
     if not self.num_tuning_seeds and self.num_rates != 1:
@@ -114,6 +117,8 @@ class ComparisonPlan:
     """How many runs there are in all."""
     num_entries = sum(len(group) for group in self.groups())
     runs = self.num_rates * self.num_tuning_seeds + self.num_seeds
+    if self.is_map:
+      runs = self.num_rates * self.num_seeds
     return num_entries * runs
 
 

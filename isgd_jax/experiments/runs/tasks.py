@@ -71,6 +71,7 @@ class Task:
     num_evaluations: of a stationary task, evenly over its budget.
     dirichlet_alpha: as in `streams.fixed_cycle`.
     single_class: as in `streams.fixed_cycle`.
+    num_lone_batches: as in `streams.fixed_cycle`.
     label_noise: share of the train labels that is replaced by another class.
     num_segments: of a stream.
     batches_per_segment: of a stream.
@@ -112,6 +113,7 @@ class Task:
   is_balanced: bool = False
   wrong_batches: float = 0.0
   is_real_time: bool = False
+  num_lone_batches: int = 0
   data_dir: str | None = None
 
   def as_record(self) -> dict[str, Any]:
@@ -123,6 +125,7 @@ class Task:
     later = {
       'wrong_batches': self.wrong_batches,
       'is_real_time': self.is_real_time,
+      'num_lone_batches': self.num_lone_batches,
     }
     return {
       'name': self.name,
@@ -271,15 +274,9 @@ def build_stream(
       transition_batches=task.transition_batches,
       rng=rng,
     )
-  inputs, labels = _train_part(task)
-  if task.label_noise:
-    labels = _with_noise(
-      labels, _num_classes(task.dataset, task.data_dir), task, rng
-    )
   if task.order == 'reshuffled' or is_reshuffled:
     stream = streams.shuffled_epochs(
-      inputs,
-      labels,
+      *_labelled(task, rng),
       batch_size=task.batch_size,
       num_epochs=task.num_epochs,
       rng=rng,
@@ -287,15 +284,8 @@ def build_stream(
   else:
     # Batches of one class leave more examples out, and their cycle is shorter:
     # it is begun once more, to end where the others end.
-    stream = streams.fixed_cycle(
-      inputs,
-      labels,
-      batch_size=task.batch_size,
-      num_epochs=task.num_epochs + task.single_class,
-      dirichlet_alpha=task.dirichlet_alpha,
-      single_class=task.single_class,
-      rng=rng,
-    )
+    is_shorter = task.single_class or task.num_lone_batches > 0
+    stream = _fixed_cycle(task, task.num_epochs + is_shorter, rng)
     stream = streams.Stream(
       itertools.islice(stream.batches, task.num_batches),
       min(task.num_batches, stream.num_batches),
@@ -335,6 +325,46 @@ def build_permuted_tasks(
       rng=np.random.default_rng(seed),
     ),
   )
+
+
+def _labelled(task: Task, rng: np.random.Generator) -> Parts:
+  """The train part, wrong labels among them where the task has some."""
+  inputs, labels = _train_part(task)
+  if task.label_noise:
+    num_classes = _num_classes(task.dataset, task.data_dir)
+    labels = _with_noise(labels, num_classes, task, rng)
+  return Parts(inputs, labels)
+
+
+def _fixed_cycle(
+  task: Task, num_epochs: int, rng: np.random.Generator
+) -> streams.Stream:
+  return streams.fixed_cycle(
+    *_labelled(task, rng),
+    batch_size=task.batch_size,
+    num_epochs=num_epochs,
+    dirichlet_alpha=task.dirichlet_alpha,
+    single_class=task.single_class,
+    num_lone_batches=task.num_lone_batches,
+    rng=rng,
+  )
+
+
+def build_cycle(task: Task, seed: int) -> Parts:
+  """The batches that `build_stream` goes through again and again, once.
+
+  Args:
+    task: in a fixed cycle.
+    seed: of the order, and of the wrong labels.
+
+  Returns:
+    [num_batches, b, h, w, c] inputs and [num_batches, b] labels.
+
+  Raises:
+    ValueError: the data are missing or too few.
+  """
+  batches = _fixed_cycle(task, 1, np.random.default_rng(seed)).batches
+  return Parts(*map(np.stack, zip(*batches, strict=True)))
 
 
 def build_table_batches(task: Task, seed: int) -> streams.TableBatches:
@@ -449,7 +479,7 @@ def build_evaluation(
   """
   train = _train_part(task)
   train = Parts(*(x[: task.num_test] for x in train))
-  held_out = _validation_part(task) if purpose == 'tuning' else _test_part(task)
+  held_out = _validation_part(task) if purpose == 'tuning' else test_part(task)
   if not 0 < task.num_test <= len(held_out.labels):
     raise InputError(
       f'num_test={task.num_test} of {task.name} must be positive and within '
@@ -466,6 +496,23 @@ def build_evaluation(
     return Measures(train_loss, loss, accuracy)
 
   return evaluate
+
+
+def test_part(task: Task) -> Parts:
+  """What the runs that are reported are judged on.
+
+  Args:
+    task: a stationary one.
+
+  Returns:
+    The first `num_test` examples of the test part.
+
+  Raises:
+    ValueError: the data are missing.
+  """
+  return Parts(
+    *(x[: task.num_test] for x in _test(task.dataset, task.data_dir))
+  )
 
 
 def _judge(
@@ -540,12 +587,6 @@ def _validation_part(task: Task) -> Parts:
   end = task.num_train + task.num_test
   return Parts(
     *(x[task.num_train : end] for x in _ordered(task.dataset, task.data_dir))
-  )
-
-
-def _test_part(task: Task) -> Parts:
-  return Parts(
-    *(x[: task.num_test] for x in _test(task.dataset, task.data_dir))
   )
 
 

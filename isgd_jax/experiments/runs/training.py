@@ -37,7 +37,8 @@ class RunConfig:
     learning_rate: at the start.
     seed: of the initial parameters and of the random trigger.
     isgd: ISGD's settings, or those of `'react'`; the methods `'paper-isgd'`,
-      `'skip'` and `'reset'` take the control chart from there.
+      `'skip'` and `'reset'` take the control chart from there, the first its
+      `chase_factor` too.
     decay_evaluations: gradient evaluations over which the learning rate falls
       to zero, as half a cosine; 0 where it is constant.
   """
@@ -55,7 +56,10 @@ class RunConfig:
     match self.method:
       case 'isgd' | 'react':
         return self.isgd
-      case 'paper-isgd' | 'skip' | 'reset':
+      case 'paper-isgd':
+        factor = self.isgd.chase_factor
+        return Algorithm(self.method, self.isgd.chart, chase_factor=factor)
+      case 'skip' | 'reset':
         return Algorithm(self.method, self.isgd.chart)
       case 'twice':
         return Algorithm(num_base_steps=2)

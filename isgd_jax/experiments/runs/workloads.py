@@ -7,6 +7,7 @@ minutes. The large forms are for an accelerator.
 import dataclasses
 
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
+from isgd_jax.experiments.runs import paper
 from isgd_jax.experiments.runs import permuted
 from isgd_jax.experiments.runs import real_streams
 from isgd_jax.experiments.runs import rivals
@@ -19,6 +20,7 @@ _STATIONARY_METHODS = (
   *('isgd-constant', 'paper-isgd', 'skip', 'reshuffled'),
 )
 _STREAM_WINDOW = 50
+_PAPER_BASES = ('sgd', 'momentum', 'nesterov')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Workload:
     num_tuning_seeds: seeds of the runs that choose the rate; 0 where it is the
       published one.
     has_traces: whether what happened along the runs is recorded too.
+    is_map: as of `runner.ComparisonPlan`.
   """
 
   name: str
@@ -47,6 +50,7 @@ class Workload:
   num_rates: int = 6
   num_tuning_seeds: int = 2
   has_traces: bool = True
+  is_map: bool = False
 
 
 def _fashion(name: str, title: str, **kwargs) -> Task:
@@ -141,29 +145,35 @@ _WORKLOADS = (
     num_tuning_seeds=1,
   ),
   Workload(
-    'paper-cifar10',
-    "Caffe's CIFAR-10 quick network, the paper's CIFAR-10 set-up",
-    (
-      Task(
-        'paper-cifar10/quick',
-        'CIFAR-10 quick',
-        dataset='cifar10',
-        model='cifar10-quick',
-        order='cycle',
-        batch_size=100,
-        window_size=50,
-        schedule='decayed',
-        num_train=5_000,
-        num_test=1_000,
-        num_epochs=6,
-        num_evaluations=12,
-      ),
-    ),
-    base_optimizers=('momentum',),
-    methods=_STATIONARY_METHODS,
+    'paper-mnist',
+    "Caffe's LeNet on MNIST, the paper's own",
+    (paper.MNIST_TASK,),
+    base_optimizers=_PAPER_BASES,
+    methods=paper.MNIST_METHODS,
     has_loss_adaptive=False,
     num_rates=3,
     num_tuning_seeds=1,
+  ),
+  Workload(
+    'paper-cifar10',
+    "Caffe's CIFAR-10 quick network, the paper's CIFAR-10 set-up",
+    (paper.CIFAR10_TASK,),
+    base_optimizers=_PAPER_BASES,
+    methods=paper.CIFAR10_METHODS,
+    has_loss_adaptive=False,
+    num_rates=2,
+    num_tuning_seeds=1,
+  ),
+  Workload(
+    'paper-map',
+    "Where the paper's ISGD gains: base rate by skew of the cycle, MNIST",
+    paper.MAP_TASKS,
+    base_optimizers=('momentum',),
+    methods=paper.MAP_METHODS,
+    has_loss_adaptive=False,
+    num_rates=paper.MAP_RATES,
+    has_traces=False,
+    is_map=True,
   ),
   Workload(
     'sampling-bias',
@@ -447,12 +457,17 @@ LARGE_WORKLOADS = {
     num_rates=6,
     num_tuning_seeds=2,
   ),
-  'paper-cifar10': _enlarged(
-    WORKLOADS['paper-cifar10'],
-    num_train=45_000,
-    num_test=5_000,
-    window_size=450,
-    num_epochs=15,
+  'paper-mnist': dataclasses.replace(
+    _enlarged(WORKLOADS['paper-mnist'], **paper.LARGE_MNIST),
+    methods=paper.LARGE_METHODS,
+    num_rates=6,
+    num_tuning_seeds=2,
+  ),
+  'paper-cifar10': dataclasses.replace(
+    _enlarged(WORKLOADS['paper-cifar10'], **paper.LARGE_CIFAR10),
+    methods=paper.LARGE_METHODS,
+    num_rates=6,
+    num_tuning_seeds=2,
   ),
   'sampling-bias': _enlarged(
     WORKLOADS['sampling-bias'], **_ALL_OF_FASHION, num_epochs=15

@@ -61,14 +61,16 @@ def fixed_cycle(
   num_epochs: int,
   dirichlet_alpha: float | None = None,
   single_class: bool = False,
+  num_lone_batches: int = 0,
   rng: np.random.Generator,
 ) -> Stream:
   """The paper's sampling: n fixed batches, drawn once, visited in turn.
 
   The batches are i.i.d. draws without replacement, or have their own class
-  mixes: of one class each, or drawn from a Dirichlet distribution. However they
-  are composed, the order in which they are visited is random, and the same in
-  each epoch. Images that fill no whole batch are left out.
+  mixes: of one class each, or drawn from a Dirichlet distribution, or one class
+  in a few batches of its own beside i.i.d. ones of the others. However they are
+  composed, the order in which they are visited is random, and the same in each
+  epoch. Images that fill no whole batch are left out.
 
   Args:
     images: [n, h, w, c].
@@ -79,14 +81,17 @@ def fixed_cycle(
       makes most batches of one or two classes. What a class lacks is drawn from
       those that are left. None for i.i.d. batches.
     single_class: whether each batch is of one class.
+    num_lone_batches: of the last class, so many batches are of it alone, and it
+      is in no other. 0 for none.
     rng: draws the batches, now.
 
   Returns:
     A `Stream` without drift.
 
   Raises:
-    ValueError: the batch size is not within 1 to n, both compositions are asked
-      for, alpha is not positive and finite, or no class fills a batch.
+    ValueError: the batch size is not within 1 to n, two compositions are asked
+      for, alpha is not positive and finite, no class fills a batch, or the last
+      class does not fill its own.
 
   Example:
     >>> stream = fixed_cycle(np.zeros((40, 8, 8, 1)), np.arange(40) % 2,
@@ -106,7 +111,14 @@ def fixed_cycle(
       'dirichlet_alpha must be positive and finite (None for i.i.d. batches), '
       f'got {dirichlet_alpha}'
     )
-  if single_class:
+  if num_lone_batches and (single_class or dirichlet_alpha is not None):
+    raise ValueError(
+      f'num_lone_batches={num_lone_batches} excludes single_class and '
+      'dirichlet_alpha; leave one of them out'
+    )
+  if num_lone_batches:
+    cycle = _lone_batches(labels, batch_size, num_lone_batches, rng)
+  elif single_class:
     cycle = _single_class_batches(labels, batch_size, rng)
   elif dirichlet_alpha is not None:
     cycle = _dirichlet_batches(labels, batch_size, dirichlet_alpha, rng)
@@ -145,6 +157,24 @@ def _single_class_batches(
     whole = len(members) // batch_size * batch_size
     rows.append(members[:whole].reshape(-1, batch_size))
   return rng.permutation(np.concatenate(rows))
+
+
+def _lone_batches(
+  labels: np.ndarray, batch_size: int, num_lone: int, rng: np.random.Generator
+) -> np.ndarray:
+  """[num_batches, batch_size] indices; the last class in rows of its own."""
+  is_lone = labels == labels.max()
+  lone, others = (
+    rng.permutation(np.flatnonzero(where)) for where in (is_lone, ~is_lone)
+  )
+  if not 0 < num_lone * batch_size <= len(lone):
+    raise ValueError(
+      f'num_lone_batches={num_lone} of {batch_size} images must be filled by '
+      f'the {len(lone)} of class {labels.max()}; lower it or batch_size'
+    )
+  whole = len(others) // batch_size * batch_size
+  rows = np.concatenate([lone[: num_lone * batch_size], others[:whole]])
+  return rng.permutation(rows.reshape(-1, batch_size))
 
 
 def _dirichlet_batches(

@@ -12,8 +12,8 @@ class DataConfig:
   """What a network is trained on, and in which order."""
 
   dataset: str = 'digits'
-  """digits, fashion-mnist, mnist, cifar10, shuttle, imagefolder, text, or
-  hf:NAME."""
+  """digits, fashion-mnist, mnist, cifar10, cifar10-jpeg, shuttle, imagefolder,
+  text, or hf:NAME."""
 
   data_dir: str | None = None
   """Folder of the data set's files. Not needed for digits, nor for
@@ -32,7 +32,7 @@ class DataConfig:
   with examples of weight 0, left short, or left out."""
 
   augment: bool = False
-  """Random crops and flips (cifar10, imagefolder)."""
+  """Random crops and flips (cifar10, cifar10-jpeg, imagefolder)."""
 
   image_size: int | None = None
   """Height and width, in pixels, of images from imagefolder (default 224) and

@@ -12,6 +12,7 @@ from isgd_jax.experiments.compare.command import compare
 from isgd_jax.experiments.compare.command import with_budget
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.report.command import report
 from isgd_jax.experiments.runs import runner
 from isgd_jax.experiments.runs.ablation import VARIANTS
 from isgd_jax.experiments.runs.methods import METHODS
@@ -44,9 +45,44 @@ def test_plans_are_the_workload_s(name, large):
     assert {method.name for method in plan.methods} == set(workload.methods)
     assert plan.has_loss_adaptive == workload.has_loss_adaptive
     assert plan.has_traces == workload.has_traces
+    assert plan.is_map == workload.is_map
     assert plan.num_rates == workload.num_rates
     assert plan.num_tuning_seeds == workload.num_tuning_seeds
     assert plan.num_seeds == 5
+
+
+def test_the_archive_of_jpegs_is_told_from_the_binary_version(tmp_path):
+  def dataset(data_dir):
+    (plan,) = CompareConfig('paper-cifar10', data_dir=data_dir).plans()
+    return plan.task.dataset
+
+  archive = tmp_path / 'cifar-10-jpeg.tar.xz'
+  archive.touch()
+  assert dataset(str(archive)) == dataset(str(tmp_path)) == 'cifar10-jpeg'
+  (tmp_path / 'test_batch.bin').touch()
+  assert dataset(str(tmp_path)) == dataset(None) == 'cifar10'
+
+
+def test_a_map_is_made_and_reported(tmp_path, monkeypatch):
+  task = dataclasses.replace(
+    WORKLOADS['paper-map'].tasks[0],
+    dataset='digits',
+    batch_size=32,
+    num_train=640,
+    num_test=200,
+    window_size=20,
+  )
+  workload = dataclasses.replace(WORKLOADS['paper-map'], tasks=(task,))
+  monkeypatch.setitem(compare_lib.WORKLOADS, 'paper-map', workload)
+  config = CompareConfig(
+    'paper-map', methods=('base', 'paper-isgd'), seeds=1, budget=100
+  )
+  path = compare(config, tmp_path, show_progress=False)
+  assert path.name == 'paper-map.jsonl'
+  assert len(list(read_runs(path))) == 5 * 2
+  text = report(tmp_path, tmp_path / 'RESULTS.md')
+  assert "When is the paper's 21 % right?" in text
+  assert (tmp_path / 'paper-map.png').exists()
 
 
 def test_choices_replace_the_workload_s():

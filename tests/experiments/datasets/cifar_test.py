@@ -12,7 +12,7 @@ from isgd_jax.experiments import datasets
 from isgd_jax.experiments.datasets import _cifar
 from isgd_jax.experiments.errors import DataError
 
-NAMES = (*_cifar._TRAIN_FILES, _cifar._TEST_FILE)
+NAMES = (*_cifar._TRAIN_FILES, _cifar.TEST_FILE)
 FEW = hypothesis.settings(max_examples=100)
 
 

@@ -120,7 +120,7 @@ def test_unknown_name_gives_the_nearest(name, hint):
   [
     ('digits', {'data_dir': 'x'}, "'digits' takes no data_dir .got 'x'"),
     ('mnist', {'image_size': 32}, 'choose one of imagefolder, hf:NAME'),
-    ('text', {'augment': True}, 'choose one of cifar10, imagefolder'),
+    ('text', {'augment': True}, 'choose one of cifar10, cifar10-jpeg, '),
     ('cifar10', {'skip_undecodable': True}, 'takes no skip_undecodable'),
     ('hf:a/b', {'data_dir': 'x'}, 'takes no data_dir'),
     ('imagefolder', {'image_size': 0}, 'must be positive, got 0'),

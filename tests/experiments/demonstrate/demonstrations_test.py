@@ -129,6 +129,21 @@ def test_only_a_fixed_cycle_has_losses_that_depend_on_the_place(records):
   assert base > 0.3 > control
 
 
+def test_mnist_takes_the_place_of_fashion_mnist_and_nothing_else():
+  fashion = demonstrations.demonstration_task()
+  mnist = demonstrations.demonstration_task(mnist='a/folder')
+  assert mnist.dataset == 'mnist'
+  assert mnist == dataclasses.replace(
+    fashion,
+    name=mnist.name,
+    title='LeNet on MNIST',
+    dataset='mnist',
+    data_dir='a/folder',
+  )
+  # Else the one's runs would be taken for the other's.
+  assert mnist.name != fashion.name
+
+
 def test_the_large_form_is_kept_in_300_kb(tmp_path, monkeypatch):
   task = demonstrations.demonstration_task(large=True)
   rng = np.random.default_rng(0)
@@ -423,8 +438,8 @@ def test_the_command_runs_draws_and_describes(
   shutil.copy(folder / FILE, tmp_path)
   asked = []
 
-  def small_task(large):
-    asked.append(large)
+  def small_task(large, *, mnist):
+    asked.append((large, mnist))
     return TASK
 
   def forbidden(*_):
@@ -437,7 +452,7 @@ def test_the_command_runs_draws_and_describes(
     demonstrations.run_demonstrations.__kwdefaults__, 'learning_rates', RATES
   )
   main.main(['demonstrate', '--out', str(tmp_path), '--large'])
-  assert asked == [True]
+  assert asked == [(True, None)]
   out = capsys.readouterr().out
   assert 'place in the cycle' in out
   assert str(tmp_path) in out

@@ -17,6 +17,34 @@ Interval = statistics.Interval
 Row = figures.IntervalRow
 
 
+def test_a_gain_map_has_a_number_and_a_colour_a_cell(path):
+  gains = np.array([[0.21, -0.5, math.nan], [INF, -INF, 0.0]])
+  figure = figures.draw_gain_map(
+    *(path, {'paper': gains, 'ours': -gains}, ['0.1', '1'], ['a', 'b', 'c']),
+    row_axis='rate',
+    column_axis='cycle',
+    title='Gain',
+  )
+  first, second = figure.axes
+  assert [text.get_text() for text in first.texts] == [
+    *('+21 %', '-50 %', 'both\nmissed'),
+    *('base\nmissed', 'missed', '+0 %'),
+  ]
+  (mesh,) = first.collections
+  shown = mesh.get_array().reshape(2, 3)
+  np.testing.assert_array_equal(shown.mask, np.isnan(gains))
+  assert shown.compressed().tolist() == [0.21, -0.4, 0.4, -0.4, 0.0]
+  assert second.texts[0].get_text() == '-21 %'
+  assert image.imread(path).shape[2] == 4
+
+
+def test_an_empty_gain_map_is_refused(path):
+  with pytest.raises(ValueError, match='panels must not be empty'):
+    figures.draw_gain_map(
+      path, {}, [], [], row_axis='', column_axis='', title=''
+    )
+
+
 @pytest.fixture
 def path(tmp_path):
   return tmp_path / 'figure.png'

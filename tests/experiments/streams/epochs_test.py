@@ -38,7 +38,10 @@ def cycle(seed=0, images=IMAGES, labels=LABELS, **kwargs):
   )
 
 
-COMPOSITIONS = [{}, {'single_class': True}, {'dirichlet_alpha': 0.3}]
+COMPOSITIONS = [
+  *({}, {'single_class': True}, {'dirichlet_alpha': 0.3}),
+  {'num_lone_batches': 1},
+]
 
 
 @pytest.mark.parametrize('kwargs', COMPOSITIONS)
@@ -77,6 +80,27 @@ def test_single_class_batches_are_of_every_class_that_fills_one():
     assert (batch_labels == batch_labels[0]).all()
     classes.append(int(batch_labels[0]))
   assert sorted(classes) == [0, 0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize('num_lone', [1, 3])
+def test_a_lone_class_is_in_its_own_batches_and_in_no_other(num_lone):
+  # Class 3 has 20 images, the others 40, which fill 8 batches of 5.
+  labels = np.repeat(np.arange(4, dtype=np.int32), [13, 14, 13, 20])
+  images = np.zeros((60, 1, 1, 1), np.float32)
+  orders = set()
+  for seed in range(5):
+    stream = cycle(
+      seed=seed,
+      images=images,
+      labels=labels,
+      batch_size=5,
+      num_lone_batches=num_lone,
+      num_epochs=1,
+    )
+    shares = [float((batch == 3).mean()) for _, batch in stream.batches]
+    assert sorted(shares) == [0.0] * 8 + [1.0] * num_lone
+    orders.add(tuple(shares))
+  assert len(orders) > 1
 
 
 def test_single_class_batches_come_in_random_order():
@@ -143,6 +167,13 @@ def test_a_cycle_is_drawn_at_once():
     ({'dirichlet_alpha': float('inf')}, 'got inf'),
     ({'dirichlet_alpha': 1.0, 'single_class': True}, 'exclude each other'),
     ({'batch_size': 11, 'single_class': True}, 'no class has the 11 images'),
+    ({'num_lone_batches': 2}, 'num_lone_batches=2 of 6 images must be filled'),
+    ({'num_lone_batches': -1}, 'num_lone_batches=-1 of 6'),
+    (
+      {'num_lone_batches': 1, 'single_class': True},
+      'num_lone_batches=1 excludes single_class',
+    ),
+    ({'num_lone_batches': 1, 'dirichlet_alpha': 1.0}, 'excludes'),
   ],
 )
 def test_bad_cycle_is_refused(kwargs, message):
