@@ -313,7 +313,7 @@ def test_make_targets_and_extras_exist():
       assert set(names.split(',')) <= extras.keys(), (page, names)
 
 
-# What a page imports, and the package that has it where that is named otherwise.
+# What a page imports -> the package that has it, where that is named otherwise.
 DISTRIBUTIONS = {
   'isgd_jax.plotting': 'matplotlib',
   'isgd_jax.sampling': 'grain',

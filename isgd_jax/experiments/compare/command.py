@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from isgd_jax.experiments import files
+from isgd_jax.experiments.compare import ignored
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
@@ -17,6 +18,7 @@ from isgd_jax.experiments.runs.runner import ComparisonPlan
 from isgd_jax.experiments.runs.runner import run_plan
 from isgd_jax.experiments.runs.tasks import WARM_UP_ROWS
 from isgd_jax.experiments.runs.tasks import Task
+from isgd_jax.experiments.runs.tasks import reads_folder
 from isgd_jax.experiments.runs.tasks import task_table
 from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
 from isgd_jax.experiments.runs.workloads import WORKLOADS
@@ -58,7 +60,8 @@ class CompareConfig:
       What to run, one plan a task.
 
     Raises:
-      InputError: (a `ValueError`) a name is unknown, or a number too small.
+      InputError: (a `ValueError`) a name is unknown, a number too small, or
+        an option does nothing on this workload.
 
     Example:
       >>> [plan.task.name for plan in CompareConfig('drift-labels').plans()]
@@ -70,6 +73,14 @@ class CompareConfig:
       raise InputError(f'seeds must be at least 1, got {self.seeds}')
     for name in self.base_optimizers or ():
       check_name('base optimizer', name, base_optimizer_names())
+    methods = resolve_methods(self.methods or workload.methods)
+    ignored.check_ignored(
+      self.workload,
+      methods=self.methods,
+      base_optimizers=self.base_optimizers,
+      large=self.large,
+      data_dir=self.data_dir,
+    )
     chosen = self.base_optimizers or workload.base_optimizers
     # Those two are compared alone.
     wants_adaptive = (
@@ -83,7 +94,7 @@ class CompareConfig:
         base_optimizers=tuple(
           b for b in chosen if b not in LOSS_ADAPTIVE or not wants_adaptive
         ),
-        methods=resolve_methods(self.methods or workload.methods),
+        methods=methods,
         has_loss_adaptive=wants_adaptive,
         num_rates=workload.num_rates,
         num_tuning_seeds=workload.num_tuning_seeds,
@@ -97,7 +108,9 @@ class CompareConfig:
     """The task, of the size and from the place that were asked for."""
     if self.budget is not None:
       task = with_budget(task, self.budget)
-    return dataclasses.replace(task, data_dir=self.data_dir)
+    # Beside one that reads files, a workload may have one that has none.
+    folder = self.data_dir if reads_folder(task) else None
+    return dataclasses.replace(task, data_dir=folder)
 
 
 def with_budget(task: Task, budget: int) -> Task:

@@ -1,6 +1,7 @@
 """The demo end to end: fair, complete, and made from its own files."""
 
 import collections
+import dataclasses
 import json
 import statistics
 
@@ -51,6 +52,21 @@ def test_every_planned_run_is_recorded_once(folder, records):
   names = [line['id'] for line in lines if 'id' in line]
   assert len(names) == len(set(names)) == num_runs(CONFIG)
   assert {record['id'] for record in records} == set(names)
+
+
+def test_no_option_is_ignored():
+  """Each changes what is run; there is but one data set."""
+  default = command.DemoConfig()
+  others = {
+    'seed': 1,
+    'quick': True,
+    'model': 'cnn',
+    'base_optimizers': ('sgd',),
+  }
+  assert {f.name for f in dataclasses.fields(default)} == {*others, 'dataset'}
+  for name, value in others.items():
+    changed = dataclasses.replace(default, **{name: value})
+    assert changed.plans() != default.plans(), name
 
 
 @pytest.mark.parametrize('quick', [True, False])
