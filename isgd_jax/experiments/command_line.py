@@ -16,6 +16,7 @@ import isgd_jax
 from isgd_jax.experiments import arguments
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import missing_extra
+from isgd_jax.experiments.figures import FigureFormat
 from isgd_jax.experiments.plan_batch_size.config import PlanConfig
 from isgd_jax.experiments.train.config import TrainConfig
 from isgd_jax.experiments.train.devices import DevicesConfig
@@ -58,6 +59,9 @@ class Demo:
   bases: tuple[str, ...] = ('momentum', 'adam')
   """Base optimizers, one or more of: sgd, momentum, nesterov, adam."""
 
+  figures: FigureFormat = 'png'
+  """Format of the figures."""
+
   def __call__(self) -> None:
     """Runs the demo and prints its table."""
     from isgd_jax.experiments.demo import command as command_lib
@@ -71,6 +75,7 @@ class Demo:
         base_optimizers=self.bases,
       ),
       self.out,
+      figure_format=self.figures,
     )
     print(summary)
     print(f'\nResults and figures: {self.out}')
@@ -110,6 +115,9 @@ class Train:
   chart: JSON lines with the "step" of one batch, or without it the "batch" of a
   fixed cycle, in each epoch. An events.jsonl will do. Kept with the run."""
 
+  figures: FigureFormat = 'png'
+  """Format of the control chart."""
+
   def __call__(self) -> None:
     """Trains, and prints what came of it."""
     from isgd_jax.experiments.train import command
@@ -120,6 +128,7 @@ class Train:
       resume=self.resume,
       devices=self.devices,
       skip_batches=self.skip_batches,
+      figure_format=self.figures,
     )
 
 
@@ -180,11 +189,14 @@ class PlanBatchSize:
   """Folder for the plan and its figures; made if missing. Those of an earlier
   plan are replaced."""
 
+  figures: FigureFormat = 'png'
+  """Format of the figures."""
+
   def __call__(self) -> None:
     """Measures, and prints the plan."""
     from isgd_jax.experiments.plan_batch_size import command
 
-    print(command.run(self.config, self.out))
+    print(command.run(self.config, self.out, figure_format=self.figures))
     print(f'\nPlan and figures: {self.out}')
 
 
@@ -272,11 +284,16 @@ class Report:
   out: str = 'RESULTS.md'
   """Markdown file to write."""
 
+  figures: FigureFormat = 'png'
+  """Format of the figures."""
+
   def __call__(self) -> None:
     """Makes them, and prints where they are."""
     from isgd_jax.experiments.report import command as command_lib
 
-    command_lib.report(pathlib.Path(self.results), pathlib.Path(self.out))
+    command_lib.report(
+      pathlib.Path(self.results), pathlib.Path(self.out), self.figures
+    )
     print(f'Tables: {self.out}, figures: {self.results}')
 
 
@@ -302,6 +319,9 @@ class Demonstrate:
   large: bool = False
   """All of Fashion-MNIST, 15 epochs: for an accelerator."""
 
+  figures: FigureFormat = 'png'
+  """Format of the figures."""
+
   def __call__(self) -> None:
     """Makes the runs, draws them, and prints what was measured."""
     from isgd_jax import plotting
@@ -310,7 +330,7 @@ class Demonstrate:
     plotting.new_figure()  # A missing matplotlib shows now, not after the runs.
     task = demonstrations.demonstration_task(self.large)
     records = demonstrations.run_demonstrations(task, self.out)
-    demonstrations.draw_demonstrations(self.out)
+    demonstrations.draw_demonstrations(self.out, self.figures)
     print(demonstrations.describe_demonstrations(records))
     print(f'\nRecords and figures: {self.out}')
 

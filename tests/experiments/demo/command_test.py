@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import shutil
 import statistics
 
 from matplotlib import image
@@ -206,6 +207,15 @@ def test_figures_are_pictures_of_the_stated_width(folder, name):
   pixels = image.imread(folder / name)
   assert pixels.shape[1] == 1200
   assert pixels.std() > 0.05  # not blank
+
+
+def test_figures_are_svgs_where_those_are_asked_for(folder, tmp_path):
+  for name in ('runs.jsonl', 'steps.jsonl'):
+    shutil.copy(folder / name, tmp_path)
+  command.report_demo(tmp_path, 'svg')
+  for name in ('control_chart', 'accuracy_over_stream'):
+    assert (tmp_path / f'{name}.svg').read_text().startswith('<?xml')
+  assert not list(tmp_path.glob('*.png'))
 
 
 def test_drawn_steps_are_those_of_the_first_reported_runs(folder, records):
