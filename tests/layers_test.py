@@ -14,6 +14,7 @@ EXPERIMENTS = (
   ('__main__',),
   ('main',),
   ('command_line',),
+  ('commands',),
   ('demo', 'compare', 'report', 'demonstrate', 'plan_batch_size'),
   ('train',),
   ('runs', 'figures'),
