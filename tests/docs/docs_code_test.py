@@ -156,7 +156,8 @@ def check_your_own_loop(names):
   assert len(rows) == 6
   for logged in (names['wandb'].logged, names['mlflow'].logged):
     assert logged == {100: names['numbers']}
-  assert names['numbers']['isgd/num_steps'] == 400
+  assert names['accuracy'] > 0.7
+  assert names['numbers']['isgd/num_steps'] == 401
 
 
 def stub_of_wandb():
