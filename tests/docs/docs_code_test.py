@@ -186,7 +186,7 @@ def stub_of_wandb():
 def stub_of_mlflow():
   """As much of MLflow as a page uses, with its signatures.
 
-  Run against mlflow 3.17.2 itself, over SQLite: it gives back what it was given.
+  Run against mlflow 3.17.2 itself, over SQLite: it gives back what it got.
   """
   module = types.ModuleType('mlflow')
   module.logged = {}
