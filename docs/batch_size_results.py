@@ -380,7 +380,8 @@ def draw(works: list[Measured], path: pathlib.Path = FIGURE) -> None:
   )
   figure.align_ylabels(rows)
   path.parent.mkdir(exist_ok=True)
-  figure.savefig(path, dpi=130)
+  for ending in ('.png', '.svg'):
+    plotting.save_figure(figure, path.with_suffix(ending), dpi=130)
 
 
 if __name__ == '__main__':

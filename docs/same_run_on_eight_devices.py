@@ -16,6 +16,7 @@ import numpy as np
 
 from isgd_jax import plotting
 from isgd_jax.experiments.environment import environment
+from isgd_jax.experiments.figures import save_figure
 from isgd_jax.experiments.files import read_records
 from isgd_jax.experiments.files import replace_file
 
@@ -31,7 +32,7 @@ _TIME_LIMIT_SECONDS = 600
 
 
 def main() -> None:
-  """Runs both, and writes `curves.png` and `summary.json`."""
+  """Runs both, and writes `curves.png`, `curves.svg` and `summary.json`."""
   runs = {}
   with tempfile.TemporaryDirectory() as folder:
     for count in _NUM_DEVICES:
@@ -140,7 +141,8 @@ def _draw(runs: dict) -> None:
   _plain(top)
   _plain(bottom)
   figure.suptitle('One run on 1 and on 8 CPU devices', fontsize=11)
-  replace_file(_OUT / 'curves.png', lambda new: figure.savefig(new))
+  for name in ('curves.png', 'curves.svg'):
+    save_figure(figure, _OUT / name)
 
 
 def _plain(ax: Axes) -> None:

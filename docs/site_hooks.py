@@ -29,6 +29,8 @@ _PAGES = (
 _LISTS = (
   *('docs/demo.md', 'RESULTS.md', 'benchmarks/RESULTS.md', 'CHANGELOG.md'),
 )
+# A picture that is larger is shown as its PNG.
+_MOST_SVG_BYTES = 300_000
 _FENCE = re.compile(r'^( *)(```+).*?^\1\2 *$', re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r'(!?)\[((?:[^][]|\[[^][]*\])*)\]\(([^()\s]+)\)')
 _FORMULA = re.compile(
@@ -66,7 +68,7 @@ def _existing(entries):
 
 def on_files(files, config):
   """Adds what lies outside docs/."""
-  figures = sorted((ROOT / 'results').glob('*.png'))
+  figures = sorted((ROOT / 'results').glob('*.[ps][nv]g'))
   for path in (*(ROOT / page for page in _PAGES), *figures):
     if path.exists():
       name = path.relative_to(ROOT).as_posix()
@@ -112,9 +114,24 @@ def on_page_markdown(markdown, page, config, files):
       file.src_uri, os.path.dirname(page.file.src_uri) or '.'
     )
     anchor = f'#{anchor}' if anchor else ''
+    # Pictures of notebooks are no files.
+    source = file.abs_src_path if mark else None
+    drawn = as_svg(pathlib.Path(source)) if source else None
+    if drawn is not None:
+      # Sharp at any size, and by itself where it is clicked on.
+      link = urllib.parse.quote(os.path.splitext(link)[0] + drawn.suffix)
+      return f'[![{text}]({link})]({link})'
     return f'{mark}[{text}]({urllib.parse.quote(link)}{anchor})'
 
   return _outside_fences(markdown, lambda text: _LINK.sub(relink, text))
+
+
+def as_svg(picture: pathlib.Path) -> pathlib.Path | None:
+  """The same picture as an SVG, if there is one and it is not too large."""
+  drawn = picture.with_suffix('.svg')
+  if drawn.exists() and drawn.stat().st_size <= _MOST_SVG_BYTES:
+    return drawn
+  return None
 
 
 def on_page_content(html, page, config, files):

@@ -90,7 +90,9 @@ def nnx_microbatched(
       result = loss_fn(copy, *microbatch)
       value, aux = result if has_aux else (result, None)
       _checks.check_real_scalar(
-        'The result of loss_fn', value, 'Return the mean loss.'
+        'The result of loss_fn',
+        value,
+        'Return the mean loss; with has_aux=True, (loss, aux).',
       )
       left = nnx.as_pure(nnx.split(copy, wrt, ...)[2])
       if jax.tree.structure(left) != structure:

@@ -73,21 +73,26 @@ def with_smoke_sizes(notebook: Any) -> Any:
   return notebook
 
 
-def execute(notebook: Any, seconds_per_cell: int) -> float:
-  """Executes a notebook in an empty folder; returns the seconds it took.
+def execute(
+  notebook: Any, seconds_per_cell: int, folder: str | None = None
+) -> float:
+  """Executes a notebook in a folder, by default an empty one of its own.
+
+  Returns:
+    The seconds it took.
 
   Raises:
     nbclient.exceptions.CellExecutionError: a cell failed.
     nbclient.exceptions.CellTimeoutError: a cell took longer.
   """
   start = time.perf_counter()
-  with tempfile.TemporaryDirectory() as folder:
+  with tempfile.TemporaryDirectory() as empty:
     nbclient.NotebookClient(
       notebook,
       timeout=seconds_per_cell,
       startup_timeout=180,
       kernel_name='python3',
-      resources={'metadata': {'path': folder}},
+      resources={'metadata': {'path': folder or empty}},
       record_timing=False,
     ).execute()
   return time.perf_counter() - start
@@ -138,6 +143,7 @@ def main(arguments: list[str]) -> int:
   parser.add_argument(
     '--smoke', action='store_true', help='small sizes; nothing is written'
   )
+  parser.add_argument('--folder', help='to run in, in place of an empty one')
   parser.add_argument('--seconds-per-cell', type=int, default=600)
   options = parser.parse_args(arguments)
   paths = [FOLDER / f'{name}.ipynb' for name in options.names] or notebooks()
@@ -146,7 +152,7 @@ def main(arguments: list[str]) -> int:
     notebook = nbformat.read(path, as_version=4)
     if options.smoke:
       notebook = with_smoke_sizes(notebook)
-    seconds = execute(notebook, options.seconds_per_cell)
+    seconds = execute(notebook, options.seconds_per_cell, options.folder)
     found = complaints(notebook)
     num_bad += bool(found) and not options.smoke
     print(f'{path.stem}: {seconds:.0f} s', *found[:5], sep='\n  ', flush=True)

@@ -14,12 +14,16 @@ EXPERIMENTS = (
   ('__main__',),
   ('main',),
   ('command_line',),
+  ('commands',),
   ('demo', 'compare', 'report', 'demonstrate', 'plan_batch_size'),
   ('train',),
   ('runs', 'figures'),
   ('optimizers', 'streams'),
   ('datasets', 'models'),
-  ('statistics', 'files', 'environment', 'errors', 'progress', 'arguments'),
+  (
+    *('statistics', 'files', 'environment', 'errors', 'progress', 'arguments'),
+    'ignored_options',
+  ),
   # The package itself, which has no code.
   ('',),
 )
@@ -51,6 +55,7 @@ BESIDE = {
   ('isgd_jax.experiments.statistics', 'isgd_jax.experiments.errors'),
   ('isgd_jax.experiments.progress', 'isgd_jax.experiments.errors'),
   ('isgd_jax.experiments.arguments', 'isgd_jax.experiments.errors'),
+  ('isgd_jax.experiments.ignored_options', 'isgd_jax.experiments.errors'),
   # A convolution is told apart by whether it runs on several devices.
   ('isgd_jax._convolution', 'isgd_jax._devices'),
 }

@@ -245,7 +245,7 @@ def test_a_loss_that_is_no_scalar_and_another_wrt_are_said():
   vector = training.nnx_microbatched(
     lambda model, x, y: (model(x)[:, 0] - y) ** 2, microbatch_size=SIZE
   )
-  with pytest.raises(ValueError, match='Return the mean loss'):
+  with pytest.raises(ValueError, match='has_aux=True'):
     vector(model, *batch())
   with pytest.raises(ValueError, match='microbatch_size must be an integer'):
     training.nnx_microbatched(loss_fn, microbatch_size=0)

@@ -43,6 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
   """
   try:
     from isgd_jax.experiments import command_line
+    from isgd_jax.experiments import commands
     from isgd_jax.experiments import progress
     from isgd_jax.experiments.train import supervisor
 
@@ -50,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
     command = command_line.parse(args)
     if (
       args is None
-      and isinstance(command, command_line.Train)
+      and isinstance(command, commands.Train)
       and command.devices.has_peers
       and not supervisor.is_supervised()
     ):

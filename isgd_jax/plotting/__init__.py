@@ -16,6 +16,7 @@ from isgd_jax.plotting._control_chart import new_figure
 from isgd_jax.plotting._control_chart import plot_control_chart
 from isgd_jax.plotting._control_chart import plot_cycle
 from isgd_jax.plotting._control_chart import plot_run
+from isgd_jax.plotting._control_chart import save_figure
 
 __all__ = (
   'BLACK',
@@ -30,4 +31,5 @@ __all__ = (
   'plot_control_chart',
   'plot_cycle',
   'plot_run',
+  'save_figure',
 )

@@ -3,6 +3,7 @@
 Needs `make docs` and Chromium; skipped where either is missing.
 """
 
+import importlib.util
 import pathlib
 import re
 import shutil
@@ -64,4 +65,35 @@ def test_a_page_that_asks_for_a_script_elsewhere_would_be_seen():
 def test_figures_keep_their_width_on_narrow_screens():
   style = (SITE.parents[1] / 'docs/stylesheets/site.css').read_text()
   assert re.search(r'@media screen and \(max-width: 44\.9375em\)', style)
-  assert re.search(r'img:only-child \{\s+width: 720px;', style)
+  for image in ('p > img', 'p > a > img'):
+    assert re.search(rf'\.md-typeset {image}[^}}]*\{{\s+width: 720px;', style)
+
+
+def test_a_picture_has_its_svg_where_that_is_small(tmp_path):
+  pytest.importorskip('mkdocs')
+  pytest.importorskip('latex2mathml')
+  spec = importlib.util.spec_from_file_location(
+    'site_hooks', SITE.parents[1] / 'docs/site_hooks.py'
+  )
+  hooks = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(hooks)
+  picture = tmp_path / 'chart.png'
+  picture.touch()
+  assert hooks.as_svg(picture) is None
+  drawn = picture.with_suffix('.svg')
+  drawn.write_text('<svg/>')
+  assert hooks.as_svg(picture) == drawn
+  drawn.write_bytes(bytes(300_001))
+  assert hooks.as_svg(picture) is None
+
+
+def test_the_svgs_of_the_pages_are_small_and_have_a_png_beside_them():
+  """Which is what is shown where the repository is read."""
+  found = sorted((SITE.parents[1] / 'docs').rglob('*.svg'))
+  assert found
+  for path in found:
+    assert path.stat().st_size <= 300_000, path
+    assert path.with_suffix('.png').exists(), path
+    text = path.read_text()
+    assert 'dc:date' not in text, path
+    assert '<script' not in text, path

@@ -14,6 +14,7 @@ import pytest
 import isgd_jax
 from isgd_jax.experiments import arguments
 from isgd_jax.experiments import command_line
+from isgd_jax.experiments import commands
 from isgd_jax.experiments import main
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.train import ignored
@@ -140,7 +141,7 @@ def test_what_is_wrong_is_said_in_one_line_with_one_remedy(
 )
 def test_what_is_right_comes_through(line):
   command = command_line.parse(line.split())
-  assert type(command) in command_line._COMMANDS.values()
+  assert type(command) in commands.COMMANDS.values()
 
 
 def test_what_is_longer_than_the_terminal_is_wrapped_and_boxes_are_not(

@@ -130,7 +130,7 @@ def test_help_of_train_names_what_a_user_may_choose(capsys):
 @pytest.mark.whole_runs
 def test_train_prints_its_options_and_results(tmp_path, capsys):
   out = tmp_path / 'run'
-  main.main(['train', '--epochs', '2', '--out', str(out)])
+  main.main(['train', '--epochs', '2', '--figures', 'svg', '--out', str(out)])
   printed = capsys.readouterr().out
   for text in (
     'data.batch_size                128\n',
@@ -139,11 +139,11 @@ def test_train_prints_its_options_and_results(tmp_path, capsys):
     'step 12, epoch 1: test loss ',
     'after 24 steps',
     'Under-trained batches: ',
-    f'Control chart: {out}/control_chart.png',
+    f'Control chart: {out}/control_chart.svg',
     f'tensorboard --logdir {out}/tensorboard',
   ):
     assert text in printed
-  assert (out / 'control_chart.png').exists()
+  assert (out / 'control_chart.svg').read_text().startswith('<?xml')
 
 
 @pytest.mark.whole_runs

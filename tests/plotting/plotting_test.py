@@ -6,7 +6,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import matplotlib
 from matplotlib import colors
+from matplotlib import image
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 import numpy as np
 import optax
@@ -577,3 +579,36 @@ def test_bad_cycles_are_refused(arguments, message):
 def test_at_least_one_epoch_must_be_drawn():
   with pytest.raises(ValueError, match=r'max_epochs must be .* 1, got 0'):
     plotting.plot_cycle(np.ones(3), 3, max_epochs=0)
+
+
+@pytest.mark.parametrize('ending', ['svg', 'pdf', 'png'])
+def test_the_same_figure_is_the_same_file(tmp_path, ending):
+  """No date is in it, and nothing that is drawn by chance."""
+  files = []
+  for name in ('first', 'second'):
+    path = tmp_path / f'{name}.{ending}'
+    plotting.save_figure(plotting.plot_control_chart(**arrays()).figure, path)
+    files.append(path.read_bytes())
+  assert files[0] == files[1]
+  starts = {'svg': b'<?xml', 'pdf': b'%PDF', 'png': b'\x89PNG'}
+  assert files[0].startswith(starts[ending])
+  assert b'dc:date' not in files[0]
+  assert b'CreationDate' not in files[0]
+  other = tmp_path / f'other.{ending}'
+  changed = arrays()
+  changed['loss'] *= 1.1
+  plotting.save_figure(plotting.plot_control_chart(**changed).figure, other)
+  assert other.read_bytes() != files[0]
+
+
+def test_matplotlib_s_own_settings_are_as_before(tmp_path):
+  before = dict(matplotlib.rcParams)
+  plotting.save_figure(plotting.new_figure(), tmp_path / 'x.svg')
+  assert dict(matplotlib.rcParams) == before
+
+
+def test_dots_an_inch_are_those_asked_for_or_the_figure_s(tmp_path):
+  for dpi, width in ((None, 400), (50, 200)):
+    path = tmp_path / f'{width}.png'
+    plotting.save_figure(plotting.new_figure(4, 3), path, dpi=dpi)
+    assert image.imread(path).shape[1] == width

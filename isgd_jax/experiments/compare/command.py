@@ -5,6 +5,7 @@ import pathlib
 import sys
 
 from isgd_jax.experiments import files
+from isgd_jax.experiments.compare import ignored
 from isgd_jax.experiments.datasets import is_cifar10_archive
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
@@ -21,6 +22,7 @@ from isgd_jax.experiments.runs.runner import run_plan
 from isgd_jax.experiments.runs.tasks import PERMUTED_TASKS
 from isgd_jax.experiments.runs.tasks import WARM_UP_ROWS
 from isgd_jax.experiments.runs.tasks import Task
+from isgd_jax.experiments.runs.tasks import reads_folder
 from isgd_jax.experiments.runs.tasks import task_table
 from isgd_jax.experiments.runs.workloads import LARGE_WORKLOADS
 from isgd_jax.experiments.runs.workloads import WORKLOADS
@@ -62,7 +64,8 @@ class CompareConfig:
       What to run, one plan a task.
 
     Raises:
-      InputError: (a `ValueError`) a name is unknown, or a number too small.
+      InputError: (a `ValueError`) a name is unknown, a number too small, or
+        an option does nothing on this workload.
 
     Example:
       >>> [plan.task.name for plan in CompareConfig('drift-labels').plans()]
@@ -78,6 +81,14 @@ class CompareConfig:
       known = workload.base_optimizers
     for name in self.base_optimizers or ():
       check_name('base optimizer', name, known)
+    methods = resolve_methods(self.methods or workload.methods)
+    ignored.check_ignored(
+      self.workload,
+      methods=self.methods,
+      base_optimizers=self.base_optimizers,
+      large=self.large,
+      data_dir=self.data_dir,
+    )
     chosen = self.base_optimizers or workload.base_optimizers
     # Those two are compared alone.
     wants_adaptive = (
@@ -91,7 +102,7 @@ class CompareConfig:
         base_optimizers=tuple(
           b for b in chosen if b not in LOSS_ADAPTIVE or not wants_adaptive
         ),
-        methods=resolve_methods(self.methods or workload.methods),
+        methods=methods,
         has_loss_adaptive=wants_adaptive,
         num_rates=workload.num_rates,
         num_tuning_seeds=workload.num_tuning_seeds,
@@ -106,7 +117,9 @@ class CompareConfig:
     """The task, of the size and from the place that were asked for."""
     if self.budget is not None:
       task = with_budget(task, self.budget)
-    task = dataclasses.replace(task, data_dir=self.data_dir)
+    # Beside one that reads files, a workload may have one that has none.
+    folder = self.data_dir if reads_folder(task) else None
+    task = dataclasses.replace(task, data_dir=folder)
     if task.dataset == 'cifar10' and is_cifar10_archive(self.data_dir):
       # The records are to say which pixels they are of.
       task = dataclasses.replace(task, dataset='cifar10-jpeg')

@@ -17,6 +17,7 @@ from isgd_jax.experiments.demo import figures as demo_figures
 from isgd_jax.experiments.demo import summary as summary_lib
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.errors import check_name
+from isgd_jax.experiments.figures import FigureFormat
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
 from isgd_jax.experiments.progress import progress
@@ -143,19 +144,21 @@ def run_demo(
   out: str | pathlib.Path,
   *,
   show_progress: bool | None = None,
+  figure_format: FigureFormat = 'png',
 ) -> str:
   """Runs the demo and writes its results.
 
   Writes into the folder: `runs.jsonl` (what the runs share, and one line a
   run; that of an earlier demo is kept as `runs.1.jsonl`, `runs.2.jsonl`, ...),
   `steps.jsonl` (one line a step of the runs that are drawn), `summary.txt`,
-  `control_chart.png` and `accuracy_over_stream.png`.
+  `control_chart.png` and `accuracy_over_stream.png`, or of another format.
 
   Args:
     config: what to run.
     out: the folder; made where it is missing.
     show_progress: whether to show a progress bar on stderr; None shows it on a
       terminal only.
+    figure_format: of the figures.
 
   Returns:
     The text of `summary.txt`: the table, and what it shows.
@@ -187,7 +190,7 @@ def run_demo(
       for plan in plans:
         run_plan(plan, store, bar, on_result=keep_steps)
     files.write_records(folder / 'steps.jsonl', steps)
-    return report_demo(folder)
+    return report_demo(folder, figure_format)
   except KeyboardInterrupt as error:
     num_kept = len(list(read_runs(path))) if path.exists() else 0
     raise KeyboardInterrupt(
@@ -209,11 +212,14 @@ def _set_aside(path: pathlib.Path) -> None:
       return
 
 
-def report_demo(folder: pathlib.Path) -> str:
+def report_demo(
+  folder: pathlib.Path, figure_format: FigureFormat = 'png'
+) -> str:
   """Makes the summary and the figures from the files of a finished demo.
 
   Args:
     folder: where the files are, and where the summary and figures go.
+    figure_format: of the figures.
 
   Returns:
     The text of `summary.txt`.
@@ -226,7 +232,7 @@ def report_demo(folder: pathlib.Path) -> str:
   files.replace_file(
     folder / 'summary.txt', lambda new: new.write_text(summary + '\n')
   )
-  _draw(folder, records)
+  _draw(folder, records, figure_format)
   return summary
 
 
@@ -279,7 +285,11 @@ def _rules(
   return '\n'.join(textwrap.fill(line, _WIDTH) for line in lines if line)
 
 
-def _draw(folder: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+def _draw(
+  folder: pathlib.Path,
+  records: Sequence[Mapping[str, Any]],
+  figure_format: FigureFormat,
+) -> None:
   """The figures of the runs whose steps were kept."""
   steps = step_records.read_steps(folder / 'steps.jsonl')
   drawn = [record for record in records if record['id'] in steps]
@@ -287,7 +297,7 @@ def _draw(folder: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
   task = Task(**chart['task_config'])
   label = f'{task.title.lower()}, seed {chart["seed"]}'
   demo_figures.draw_control_chart(
-    folder / 'control_chart.png',
+    folder / f'control_chart.{figure_format}',
     steps[chart['id']],
     task.change_points,
     f'Control chart: ISGD over {chart["base"]}, {label}',
@@ -299,7 +309,7 @@ def _draw(folder: pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
     of_base = accuracies.setdefault(record['base'], {})
     of_base[record['method']] = steps[record['id']].accuracy
   demo_figures.draw_accuracy(
-    folder / 'accuracy_over_stream.png',
+    folder / f'accuracy_over_stream.{figure_format}',
     accuracies,
     task.change_points,
     f'Prequential accuracy, mean of 20 batches: {label}',

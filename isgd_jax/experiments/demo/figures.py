@@ -8,7 +8,7 @@ import numpy as np
 from isgd_jax import plotting
 from isgd_jax.experiments.demo.summary import METHOD_TITLES
 from isgd_jax.experiments.figures import rolling_mean
-from isgd_jax.experiments.files import replace_file
+from isgd_jax.experiments.figures import save_figure
 from isgd_jax.experiments.runs.steps import StepMetrics
 
 _METHOD_STYLES = {
@@ -25,7 +25,7 @@ def draw_control_chart(
   change_points: Sequence[int],
   title: str,
 ) -> None:
-  """Draws the control chart of one ISGD run as a PNG.
+  """Draws the control chart of one ISGD run.
 
   Args:
     path: the file.
@@ -47,7 +47,7 @@ def draw_control_chart(
   ax.set_yscale('log')
   ax.yaxis.set_major_formatter('{x:g}')
   figure.suptitle(title, fontsize=11)
-  replace_file(path, lambda new: figure.savefig(new, dpi=150))
+  save_figure(figure, path, dpi=150)
 
 
 def draw_accuracy(
@@ -57,7 +57,7 @@ def draw_accuracy(
   title: str,
   num_averaged: int = 20,
 ) -> None:
-  """Draws the rolling prequential accuracy of every method as a PNG.
+  """Draws the rolling prequential accuracy of every method.
 
   Args:
     path: the file.
@@ -102,4 +102,4 @@ def draw_accuracy(
     handles, labels, loc='outside lower center', ncols=5, frameon=False
   )
   figure.suptitle(title, fontsize=11)
-  replace_file(path, lambda new: figure.savefig(new, dpi=150))
+  save_figure(figure, path, dpi=150)

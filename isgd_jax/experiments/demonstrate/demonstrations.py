@@ -202,11 +202,15 @@ def read_demonstrations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return list({r['id']: r for r in records if r['plan'] == latest}.values())
 
 
-def draw_demonstrations(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
+def draw_demonstrations(
+  folder: str | os.PathLike[str],
+  figure_format: figures.FigureFormat = 'png',
+) -> list[pathlib.Path]:
   """Draws the figures that the records in a folder are enough for.
 
   Args:
     folder: with `demonstrations.jsonl`; the figures go there.
+    figure_format: of the figures.
 
   Returns:
     The figures: `demonstrations-batch-kinds.png`, `demonstrations-positions
@@ -233,7 +237,7 @@ def draw_demonstrations(folder: str | os.PathLike[str]) -> list[pathlib.Path]:
   drawn = []
 
   def path(name: str) -> pathlib.Path:
-    drawn.append(folder / f'demonstrations-{name}.png')
+    drawn.append(folder / f'demonstrations-{name}.{figure_format}')
     return drawn[-1]
 
   for record in records:

@@ -1,4 +1,4 @@
-"""The figures of the comparison, each a PNG drawn from plain arrays."""
+"""The figures of the comparison, each drawn from plain arrays."""
 
 from isgd_jax.experiments.figures._batches import draw_batch_kinds
 from isgd_jax.experiments.figures._batches import draw_loss_distributions
@@ -8,6 +8,8 @@ from isgd_jax.experiments.figures._curves import draw_stream
 from isgd_jax.experiments.figures._curves import draw_training
 from isgd_jax.experiments.figures._curves import rolling_mean
 from isgd_jax.experiments.figures._gain_map import draw_gain_map
+from isgd_jax.experiments.figures._saving import FigureFormat
+from isgd_jax.experiments.figures._saving import save_figure
 from isgd_jax.experiments.figures._scores import IntervalRow
 from isgd_jax.experiments.figures._scores import draw_intervals
 from isgd_jax.experiments.figures._scores import draw_profile
@@ -30,6 +32,9 @@ __all__ = [
   'draw_batch_kinds',
   'draw_loss_distributions',
   'draw_positions',
+  # Files
+  'FigureFormat',
+  'save_figure',
   # How a method looks
   'METHOD_STYLES',
   'MethodStyle',

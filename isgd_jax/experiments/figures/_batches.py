@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,15 @@ if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Of lines that are told apart by name; blue is what is not of one class.
+_LINE_COLORS = (
+  plotting.VERMILION,
+  plotting.GREEN,
+  plotting.BLACK,
+  plotting.ORANGE,
+  plotting.PURPLE,
+)
+_LINE_DASHES = ('-', (0.0, (4.0, 1.5)), (0.0, (1.0, 1.2)), '-.')
 
 
 def draw_loss_distributions(
@@ -25,7 +34,7 @@ def draw_loss_distributions(
   titles: Mapping[str, str] | None = None,
   log_y: bool = True,
 ) -> 'Figure':
-  """Draws the distribution of batch losses in each epoch as a PNG.
+  """Draws the distribution of batch losses in each epoch.
 
   Args:
     path: the file.
@@ -83,7 +92,7 @@ def draw_batch_kinds(
   class_names: Sequence[str] | None = None,
   log_y: bool = False,
 ) -> 'Figure':
-  """Draws losses of single-class batches against i.i.d. ones as a PNG.
+  """Draws losses of single-class batches against i.i.d. ones.
 
   Args:
     path: the file.
@@ -128,20 +137,17 @@ def draw_batch_kinds(
   figure = plotting.new_figure(8.0, 4.5)
   ax = figure.add_subplot()
   bounds = _draw_bands(ax, steps, iid, plotting.BLUE, 'i.i.d. batches, ')
-  for i, losses in enumerate(single_class):
-    ax.plot(
-      steps,
-      np.where(np.isfinite(losses), losses, np.nan),
-      color=plotting.VERMILION,
-      linewidth=0.8,
-      label='batches of one class' if i == 0 else None,
-    )
+  styles = _line_styles(single_class)
+  for losses, style in zip(single_class, styles, strict=True):
+    finite = np.where(np.isfinite(losses), losses, np.nan)
+    ax.plot(steps, finite, linewidth=1.1, **style)
+  ax.plot([], [], color=plotting.GREY, label='batches of one class')
   ax.set_xlabel('step')
   ax.set_ylabel('batch loss (nats)')
   ax.margins(x=0.01)
   _styles.enclose(ax, [bounds, single_class], log=log_y)
   _styles.finish(ax)
-  _name_line_ends(ax, single_class, class_names)
+  _name_line_ends(ax, single_class, class_names, styles)
   _styles.legend_below(figure, [ax], ncols=2)
   return _styles.save(figure, path, title)
 
@@ -149,7 +155,7 @@ def draw_batch_kinds(
 def draw_positions(
   path: pathlib.Path, losses: Mapping[str, np.ndarray], *, title: str
 ) -> 'Figure':
-  """Draws batch losses by position in the cycle and epoch as a PNG.
+  """Draws batch losses by position in the cycle and epoch.
 
   Each loss is over its epoch's median, so that what is peculiar to a batch is
   a column through all epochs, however far the loss has fallen.
@@ -266,10 +272,28 @@ def _draw_bands(
   return bounds
 
 
+def _line_styles(lines: np.ndarray) -> list[dict[str, Any]]:
+  """A colour and dashes for each line, unlike those of lines that end near."""
+  styles: list[dict[str, Any]] = [{} for _ in lines]
+  for rank, line in enumerate(np.argsort(lines[:, -1], kind='stable')):
+    turn, color = divmod(rank, len(_LINE_COLORS))
+    styles[line] = {
+      'color': _LINE_COLORS[color],
+      'linestyle': _LINE_DASHES[turn % len(_LINE_DASHES)],
+    }
+  return styles
+
+
 def _name_line_ends(
-  ax: 'Axes', lines: np.ndarray, names: Sequence[str]
+  ax: 'Axes',
+  lines: np.ndarray,
+  names: Sequence[str],
+  styles: Sequence[Mapping[str, Any]],
 ) -> None:
-  """Names at the right ends of lines, moved apart where they would meet."""
+  """Names at the right ends of lines, moved apart where they would meet.
+
+  A stroke leads from the end of a line to its name, both of its colour.
+  """
   # In fractions of the panel's height, whatever its scale; what is not finite
   # is named at the top.
   to_panel = ax.transData + ax.transAxes.inverted()
@@ -287,11 +311,27 @@ def _name_line_ends(
   spare = np.clip((up + down) / 2, 0, 1 - gap * (len(lines) - 1))
   for rank, line in enumerate(order):
     is_finite = np.isfinite(lines[line, -1])
+    height = spare[rank] + gap * rank
+    color = styles[line]['color']
     ax.annotate(
       str(names[line]) if is_finite else f'{names[line]}: not finite',
-      (1.005, spare[rank] + gap * rank),
+      (1.035, height),
       xycoords='axes fraction',
       va='center',
       fontsize=8,
-      color=plotting.VERMILION,
+      color=color,
     )
+    ax.plot(
+      [_end_of_lines(ax), 1.03],
+      [heights[line], height],
+      transform=ax.transAxes,
+      clip_on=False,
+      color=color,
+      linewidth=0.7,
+    )
+
+
+def _end_of_lines(ax: 'Axes') -> float:
+  """Where the lines end, as a share of the panel's width."""
+  low, high = ax.get_xlim()
+  return (ax.dataLim.x1 - low) / (high - low)

@@ -39,7 +39,7 @@ def draw_stream(
   num_averaged: int = 20,
   titles: Mapping[str, str] | None = None,
 ) -> 'Figure':
-  """Draws rolling prequential accuracy, a panel a base optimizer, as a PNG.
+  """Draws rolling prequential accuracy, a panel a base optimizer.
 
   Args:
     path: the file.
@@ -122,7 +122,7 @@ def draw_training(
   log_y: bool = False,
   titles: Mapping[str, str] | None = None,
 ) -> 'Figure':
-  """Draws evaluations against what they cost, a panel a base, as a PNG.
+  """Draws evaluations against what they cost, a panel a base.
 
   Args:
     path: the file.

@@ -43,7 +43,7 @@ def draw_profile(
   *,
   title: str = 'Performance profile',
 ) -> 'Figure':
-  """Draws performance profiles, a line of steps a method, as a PNG.
+  """Draws performance profiles, a line of steps a method.
 
   Args:
     path: the file.
@@ -110,7 +110,7 @@ def draw_intervals(
   titles: Mapping[str, str] | None = None,
   log: bool = False,
 ) -> 'Figure':
-  """Draws medians and their intervals, a row each, as a PNG.
+  """Draws medians and their intervals, a row each.
 
   What is infinite is an arrow to the edge, with the row's `beyond` (or `below`)
   beside it where the median is, and `some` before it where only an end is.

@@ -10,7 +10,7 @@ import numpy as np
 
 from isgd_jax import plotting
 from isgd_jax.experiments.errors import InputError
-from isgd_jax.experiments.files import replace_file
+from isgd_jax.experiments.figures._saving import save_figure
 
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
@@ -168,12 +168,16 @@ def plain_log_axis(axis: Any) -> None:
 def legend_below(
   figure: 'Figure', axes: Iterable['Axes'], ncols: int | None = None
 ) -> None:
-  """One legend below all panels, each label once; None takes what fits."""
+  """One legend below all panels, of what is seen, each label once.
+
+  `ncols` of None takes what fits.
+  """
   ncols = ncols or max(3, int(figure.get_figwidth() / 1.5))
   by_label = {}
   for ax in axes:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-      by_label.setdefault(label, handle)
+      if not (ax.get_yscale() == 'log' and _is_below_zero(handle)):
+        by_label.setdefault(label, handle)
   figure.legend(
     list(by_label.values()),
     list(by_label),
@@ -185,9 +189,17 @@ def legend_below(
   )
 
 
+def _is_below_zero(handle: Any) -> bool:
+  """Whether a line has nothing that a logarithmic axis can show."""
+  if not hasattr(handle, 'get_ydata'):
+    return False
+  values = np.asarray(handle.get_ydata())
+  return values.size > 0 and not (values > 0).any()
+
+
 def save(figure: 'Figure', path: pathlib.Path, title: str) -> 'Figure':
   """Titles the figure and writes it in one piece."""
   if title:
     figure.suptitle(title, fontsize=11)
-  replace_file(path, lambda new: figure.savefig(new, dpi=110))
+  save_figure(figure, path, dpi=110)
   return figure

@@ -10,6 +10,7 @@ from isgd_jax import batch_size
 from isgd_jax.experiments import files
 from isgd_jax.experiments.environment import environment
 from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.figures import FigureFormat
 from isgd_jax.experiments.plan_batch_size import figures
 from isgd_jax.experiments.plan_batch_size import measure
 from isgd_jax.experiments.plan_batch_size.bench import Bench
@@ -32,6 +33,7 @@ def run(
   out: str | os.PathLike[str],
   *,
   show_progress: bool | None = None,
+  figure_format: FigureFormat = 'png',
 ) -> str:
   """Measures, plans, and writes the plan and its figures.
 
@@ -40,6 +42,7 @@ def run(
     out: folder for `plan.json`, `step_time.png` and `time_to_target.png`; made
       if missing. Those of an earlier plan are replaced.
     show_progress: whether to show bars on stderr; None: on a terminal only.
+    figure_format: of the figures.
 
   Returns:
     The plan in words.
@@ -79,8 +82,12 @@ def run(
     }
     title = f'{config.model} on {config.dataset}, {config.base}'
     is_written = True
-    figures.draw_step_time(folder / STEP_TIME, times, plan, title)
-    figures.draw_time_to_target(folder / TIME_TO_TARGET, config, plan, title)
+    step_time, time_to_target = (
+      (folder / name).with_suffix(f'.{figure_format}')
+      for name in (STEP_TIME, TIME_TO_TARGET)
+    )
+    figures.draw_step_time(step_time, times, plan, title)
+    figures.draw_time_to_target(time_to_target, config, plan, title)
     # Last: where it is, the rest is.
     files.replace_file(
       folder / PLAN,

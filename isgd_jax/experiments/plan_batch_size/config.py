@@ -10,6 +10,7 @@ from typing import Literal
 from isgd_jax._checks import nearest_multiples
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.train import checks
+from isgd_jax.experiments.train import ignored
 from isgd_jax.experiments.train.config import DataConfig
 from isgd_jax.experiments.train.config import IsgdConfig
 from isgd_jax.experiments.train.config import OptimizerConfig
@@ -155,6 +156,7 @@ def check_config(config: PlanConfig) -> None:
   if target is not None and not (math.isfinite(target) and target > 0):
     raise InputError(f'--target-loss must be above 0, got {target}')
   checks.check_config(config.train_config())
+  ignored.check_ignored(config.train_config())
 
 
 def check_data(config: PlanConfig, num_examples: int) -> None:

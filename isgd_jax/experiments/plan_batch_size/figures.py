@@ -7,7 +7,7 @@ import numpy as np
 
 from isgd_jax import batch_size
 from isgd_jax import plotting
-from isgd_jax.experiments.files import replace_file
+from isgd_jax.experiments.figures import save_figure
 from isgd_jax.experiments.plan_batch_size.config import PlanConfig
 from isgd_jax.experiments.plan_batch_size.plan import LAW_TITLES
 from isgd_jax.experiments.plan_batch_size.plan import TOLERANCE
@@ -26,7 +26,7 @@ _DPI = 150
 def draw_step_time(
   path: pathlib.Path, times: batch_size.StepSeconds, plan: SizePlan, title: str
 ) -> None:
-  """Draws seconds a step and throughput, measured and fitted, as a PNG.
+  """Draws seconds a step and throughput, measured and fitted.
 
   Args:
     path: the file.
@@ -83,13 +83,13 @@ def draw_step_time(
     fontsize=9,
   )
   figure.suptitle(title, fontsize=11)
-  replace_file(path, lambda new: figure.savefig(new, dpi=_DPI))
+  save_figure(figure, path, dpi=_DPI)
 
 
 def draw_time_to_target(
   path: pathlib.Path, config: PlanConfig, plan: SizePlan, title: str
 ) -> None:
-  """Draws the predicted time to the target by both laws as a PNG.
+  """Draws the predicted time to the target by both laws.
 
   Args:
     path: the file.
@@ -145,7 +145,7 @@ def draw_time_to_target(
     fontsize=9,
   )
   figure.suptitle(title, fontsize=11)
-  replace_file(path, lambda new: figure.savefig(new, dpi=_DPI))
+  save_figure(figure, path, dpi=_DPI)
 
 
 def _span(values: np.ndarray) -> np.ndarray:

@@ -59,12 +59,17 @@ _RULES = (
 )
 
 
-def report(folder: pathlib.Path, out: pathlib.Path) -> str:
+def report(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  figure_format: figures.FigureFormat = 'png',
+) -> str:
   """Writes the tables and the figures of all records in a folder.
 
   Args:
     folder: with the files that `compare` wrote; the figures go there too.
     out: the Markdown file.
+    figure_format: of the figures.
 
   Returns:
     The text of the file.
@@ -85,15 +90,15 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   for finding in real:
     parts += _real_streams(finding)
   parts.append(real_streams.kept_gain_table(together))
-  parts += _summary(folder, out, together)
+  parts += _summary(folder, out, together, figure_format)
   for finding in main:
-    parts += _workload(folder, out, finding)
+    parts += _workload(folder, out, finding, figure_format)
   everything = _everything(found)
   parts += rivals.describe_rivals(everything)
   parts += harder.describe_wrong_labels(everything)
   parts += harder.describe_real_time(everything)
   parts += harder.describe_doses(everything)
-  parts += _permuted(folder, out, everything)
+  parts += _permuted(folder, out, everything, figure_format)
   parts += [
     f'`{f.workload}`: {findings.describe_left_out(f)}'
     for f in found
@@ -101,8 +106,8 @@ def report(folder: pathlib.Path, out: pathlib.Path) -> str:
   ]
   for finding in ablations:
     parts += _ablation(finding)
-  parts += _demonstrations(folder, out)
-  parts += _paper_map(folder, out)
+  parts += _demonstrations(folder, out, figure_format)
+  parts += _paper_map(folder, out, figure_format)
   parts.append('## Hardware, versions, grids')
   parts.append(findings.describe_provenance(found))
   text = '\n\n'.join(part.strip() for part in parts if part) + '\n'
@@ -211,7 +216,12 @@ def _settings(algorithm: Mapping[str, Any]) -> str:
   return f'`isgd_jax.{kind.replace("-", "_")}({options})`'
 
 
-def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
+def _summary(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  rows: Rows,
+  figure_format: figures.FigureFormat,
+) -> list[str]:
   """What was to be reached, and what was."""
   parts = []
   streams = verdicts.stream_verdicts(rows)
@@ -251,19 +261,21 @@ def _summary(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
   profiled = {
     k: row for k, row in rows.items() if not k[0].startswith('paper-')
   }
-  return parts + _profile(folder, out, verdicts.profile_costs(profiled))
+  costs = verdicts.profile_costs(profiled)
+  return parts + _profile(folder, out, costs, figure_format)
 
 
 def _profile(
   folder: pathlib.Path,
   out: pathlib.Path,
   costs: Mapping[str, Mapping[str, float]],
+  figure_format: figures.FigureFormat,
 ) -> list[str]:
   """The performance profile, if any problem was solved."""
   if all(c == float('inf') for of in costs.values() for c in of.values()):
     return []
   profile = performance_profile(costs)
-  path = folder / 'profile.png'
+  path = folder / f'profile.{figure_format}'
   figures.draw_profile(
     path, profile, title='Gradient evaluations to target, all workloads'
   )
@@ -287,7 +299,10 @@ def _profile(
 
 
 def _workload(
-  folder: pathlib.Path, out: pathlib.Path, finding: Finding
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  finding: Finding,
+  figure_format: figures.FigureFormat,
 ) -> list[str]:
   """The tables and figures of one workload."""
   parts = [_heading(finding), findings.describe_left_out(finding)]
@@ -296,7 +311,7 @@ def _workload(
     config = next(r for r in rows.values() if r.task == task).config
     parts.append(f'### {config["title"]}\n\n{_describe_task(config)}')
     parts.append(tables.task_table(rows, task))
-    path = folder / f'{task.replace("/", "-")}.png'
+    path = folder / f'{task.replace("/", "-")}.{figure_format}'
     if draw_task(path, rows, task):
       parts.append(_picture(path, out, f'{task}: curves'))
   return parts
@@ -314,7 +329,12 @@ def _real_streams(finding: Finding) -> list[str]:
   ]
 
 
-def _permuted(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
+def _permuted(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  rows: Rows,
+  figure_format: figures.FigureFormat,
+) -> list[str]:
   """The published protocol's tables and figures."""
   described = permuted.describe_permuted(rows)
   if not described:
@@ -324,7 +344,7 @@ def _permuted(folder: pathlib.Path, out: pathlib.Path, rows: Rows) -> list[str]:
     if task:
       parts.append(f'### `{task}`')
     parts += paragraphs
-    path = folder / f'{task.replace("/", "-")}.png'
+    path = folder / f'{task.replace("/", "-")}.{figure_format}'
     if task and permuted.draw_permuted(path, rows, task):
       parts.append(_picture(path, out, f'{task}: accuracy of each task'))
   return parts
@@ -365,7 +385,11 @@ def _range(numbers: Iterable[int]) -> str:
   return f'{found[0]}' if len(found) == 1 else f'{found[0]} to {found[-1]}'
 
 
-def _demonstrations(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
+def _demonstrations(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  figure_format: figures.FigureFormat,
+) -> Sequence[str]:
   """What `isgd-jax demonstrate` left in the folder, if it did."""
   try:
     records = demonstrations.read_demonstrations(folder)
@@ -376,17 +400,21 @@ def _demonstrations(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
     demonstrations.describe_demonstrations(records),
     *(
       _picture(path, out, path.stem.replace('-', ' '))
-      for path in demonstrations.draw_demonstrations(folder)
+      for path in demonstrations.draw_demonstrations(folder, figure_format)
     ),
   ]
 
 
-def _paper_map(folder: pathlib.Path, out: pathlib.Path) -> Sequence[str]:
+def _paper_map(
+  folder: pathlib.Path,
+  out: pathlib.Path,
+  figure_format: figures.FigureFormat,
+) -> Sequence[str]:
   """Gain over base rate and skew, if it was run."""
   told = paper_map.describe_map(folder)
   if not told:
     return []
-  path = folder / f'{gain_map.NAME}.png'
+  path = folder / f'{gain_map.NAME}.{figure_format}'
   return [*told[:2], _picture(path, out, 'gain by rate and cycle'), *told[2:]]
 
 

@@ -20,7 +20,7 @@ _EVALUATIONS, _SECONDS, _ACCURACY = range(3)
 
 
 def draw_task(path: pathlib.Path, rows: Rows, task: str) -> bool:
-  """Draws ISGD and its controls on a task, a panel a base optimizer, as a PNG.
+  """Draws ISGD and its controls on a task, a panel a base optimizer.
 
   Args:
     path: the file.

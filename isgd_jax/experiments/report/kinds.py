@@ -8,7 +8,7 @@ class Kind(NamedTuple):
 
   Attributes:
     title: as a reader would say it.
-    is_real: whether the streams were not made by us.
+    is_real: whether neither a stream nor its batches were made by us.
     prefixes: of the names of its tasks.
     suffixes: likewise; any where there is none.
     rival_prefixes: likewise, of the tasks that rivals were run on; None where
@@ -33,30 +33,56 @@ class Kind(NamedTuple):
     return task.startswith(prefixes) and task.endswith(self.suffixes)
 
 
+_CLASSES = ('elec2', 'phishing', 'shuttle-stream', 'flights')
+_NUMBERS = ('sp500', 'water-flow', 'trump-approval')
+
+
+def _real(
+  names: tuple[str, ...], workload: str = 'real-streams'
+) -> tuple[str, ...]:
+  return tuple(f'{workload}/{name}-' for name in names)
+
+
 KINDS = (
   Kind(
-    'meaning changes abruptly',
+    'images whose meaning changes abruptly',
     False,
     ('drift-labels/', 'drift-pixels/'),
     rival_prefixes=('made-rivals/',),
   ),
-  Kind('meaning changes gradually', False, ('drift-gradual/',)),
-  Kind('text, two sources in turn', False, ('drift-text/',)),
+  Kind('images whose meaning changes gradually', False, ('drift-gradual/',)),
   Kind(
-    'real, in time order, batches of 1 or 4',
+    'images in epochs, test loss',
     True,
-    ('real-streams/',),
+    ('stationary-digits/', 'stationary-fashion/', 'sampling-bias/iid'),
+  ),
+  Kind(
+    'images in epochs, batches of uneven classes, test loss',
+    False,
+    ('sampling-bias/dirichlet', 'sampling-bias/single-class'),
+  ),
+  Kind('language model, two texts in turn', False, ('drift-text/',)),
+  Kind(
+    'tables in time order, classification, batches of 1 or 4',
+    True,
+    _real(_CLASSES),
     ('-1', '-4'),
   ),
   Kind(
-    'real, in time order, batches of 16 or 64',
+    'tables in time order, regression, batches of 1 or 4',
+    True,
+    _real(_NUMBERS),
+    ('-1', '-4'),
+  ),
+  Kind(
+    'tables in time order, batches of 16 or 64',
     True,
     ('real-streams/',),
     ('-16', '-64'),
   ),
-  Kind('real, shuffled', True, ('real-streams/',), ('-shuffled',)),
+  Kind('tables, shuffled', True, ('real-streams/',), ('-shuffled',)),
   Kind(
-    'real, in real time: an evaluation more costs a batch',
+    'tables in real time: an evaluation more costs a batch',
     True,
     ('real-time/',),
   ),
@@ -66,5 +92,5 @@ KINDS = (
     ('wrong-labels/',),
     measure='right_loss',
   ),
-  Kind('wrong labels, in a fixed cycle, test loss', False, ('label-noise/',)),
+  Kind('images in epochs, wrong labels, test loss', False, ('label-noise/',)),
 )

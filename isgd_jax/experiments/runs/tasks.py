@@ -409,11 +409,26 @@ def num_classes_of(task: Task) -> int:
   return table.num_classes
 
 
+def reads_folder(task: Task) -> bool:
+  """Whether `data_dir` is where the data of a task may lie.
+
+  Args:
+    task: the task.
+
+  Returns:
+    Whether it is; not where they come with a package, and beside tables, whose
+    one file it names, of MNIST alone.
+  """
+  if task.is_table:
+    return task.dataset == 'elec2'
+  if task.order == SCANNED_DRIFT:
+    return task.dataset == 'mnist'
+  return task.dataset != 'digits'
+
+
 def _folder_of(task: Task) -> str | None:
-  """Where the data lie; beside tables, only MNIST's are asked for."""
-  if task.order == SCANNED_DRIFT and task.dataset != 'mnist':
-    return None
-  return task.data_dir
+  """Where the data lie."""
+  return task.data_dir if reads_folder(task) else None
 
 
 def task_table(task: Task) -> Table:
@@ -430,8 +445,7 @@ def task_table(task: Task) -> Table:
     ValueError: the data are missing, malformed or too few.
     ImportError: the package is missing; the message names the extra.
   """
-  data_dir = task.data_dir if task.dataset == 'elec2' else None
-  table = _table(task.dataset, data_dir)
+  table = _table(task.dataset, _folder_of(task))
   if task.num_train > len(table.targets):
     raise InputError(
       f'num_train={task.num_train} of {task.name} is more than the '

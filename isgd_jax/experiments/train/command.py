@@ -10,8 +10,9 @@ import numpy as np
 import isgd_jax
 from isgd_jax import plotting
 from isgd_jax.experiments.errors import InputError
+from isgd_jax.experiments.figures import FigureFormat
+from isgd_jax.experiments.figures import save_figure
 from isgd_jax.experiments.files import read_records
-from isgd_jax.experiments.files import replace_file
 from isgd_jax.experiments.progress import say
 from isgd_jax.experiments.train import folder
 from isgd_jax.experiments.train import logs
@@ -37,6 +38,7 @@ def run(
   resume: bool,
   devices: DevicesConfig,
   skip_batches: str | None = None,
+  figure_format: FigureFormat = 'png',
 ) -> None:
   """Trains, and prints the options and what came of it.
 
@@ -48,6 +50,7 @@ def run(
     resume: carry on the run in `out`.
     devices: where it computes.
     skip_batches: file of batches that get no update, or None.
+    figure_format: of the control chart.
 
   Raises:
     Exception: as `loop.train`.
@@ -65,7 +68,8 @@ def run(
     return
   print(summary(config, result))
   if config.isgd.method != 'base':
-    print(f'Control chart: {draw_chart(out)}')
+    picture = (pathlib.Path(out) / PICTURE).with_suffix(f'.{figure_format}')
+    print(f'Control chart: {draw_chart(out, picture)}')
   print(f'TensorBoard:   tensorboard --logdir {out}/{logs.TENSORBOARD}')
 
 
@@ -177,7 +181,7 @@ def draw_chart(
     f'{config.optimizer.base}, {isgd.chart} chart)',
   )
   figure: Any = ax.figure
-  replace_file(path, lambda new: figure.savefig(new))
+  save_figure(figure, path)
   return path
 
 
@@ -224,7 +228,7 @@ def draw_cycle(
     f'position in the cycle ({config.model} on {config.data.dataset}, '
     f'{config.isgd.method} over {config.optimizer.base})',
   )
-  replace_file(path, lambda new: figure.savefig(new))
+  save_figure(figure, path)
   return path
 
 

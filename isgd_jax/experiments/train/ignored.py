@@ -1,12 +1,9 @@
-"""Options that a run would ignore: refused, so that nobody relies on them."""
+"""Options that a training run would ignore."""
 
 import dataclasses
-from typing import Any
 
-from isgd_jax.experiments.errors import InputError
-from isgd_jax.experiments.train.config import DataConfig
+from isgd_jax.experiments.ignored_options import refuse
 from isgd_jax.experiments.train.config import IsgdConfig
-from isgd_jax.experiments.train.config import OptimizerConfig
 from isgd_jax.experiments.train.config import TrainConfig
 
 _OF_CHASES = (
@@ -43,24 +40,24 @@ def check_ignored(config: TrainConfig) -> None:
   isgd, optimizer, data = config.isgd, config.optimizer, config.data
   _check_method(isgd)
   if data.dataset != 'text':
-    _refuse(
+    refuse(
       data, 'sequence_length', f'--dataset {data.dataset}', '--dataset text'
     )
   if isgd.method not in ('base', 'paper-isgd'):
     for name, charts in _OF_CHARTS.items():
       if isgd.chart not in charts:
-        _refuse(
+        refuse(
           isgd, name, f'--chart {isgd.chart}', f'--chart {" or ".join(charts)}'
         )
   if optimizer.base not in ('momentum', 'nesterov'):
-    _refuse(
+    refuse(
       optimizer,
       'momentum',
       f'--base {optimizer.base}',
       '--base momentum or nesterov',
     )
   if optimizer.schedule not in ('step', 'loss-driven'):
-    _refuse(
+    refuse(
       optimizer,
       'rate_factor',
       f'--schedule {optimizer.schedule}',
@@ -74,40 +71,18 @@ def _check_method(isgd: IsgdConfig) -> None:
   names = [f.name for f in dataclasses.fields(isgd) if f.name != 'method']
   if isgd.method == 'base':
     for name in names:
-      _refuse(isgd, name, f'{method}, which has no chart', 'another --method')
+      refuse(isgd, name, f'{method}, which has no chart', 'another --method')
   elif isgd.method == 'paper-isgd':
     for name in names:
       if name not in _OF_PAPER:
-        _refuse(isgd, name, f"{method}, which is the paper's", '--method isgd')
+        refuse(isgd, name, f"{method}, which is the paper's", '--method isgd')
   elif isgd.method in ('skip', 'watch'):
     for name in _OF_CHASES:
-      _refuse(isgd, name, f'{method}, which does not chase', '--method isgd')
+      refuse(isgd, name, f'{method}, which does not chase', '--method isgd')
   elif isgd.solver != 'gradient-descent':
-    _refuse(
+    refuse(
       isgd,
       'chase_learning_rate',
       f'--solver {isgd.solver}, which needs no rate',
       '--solver gradient-descent',
     )
-
-
-def _refuse(
-  options: DataConfig | IsgdConfig | OptimizerConfig,
-  name: str,
-  chosen: str,
-  instead: str,
-) -> None:
-  """Raises if an option is not what it is by default."""
-  value = getattr(options, name)
-  default: Any = next(
-    field.default for field in dataclasses.fields(options) if field.name == name
-  )
-  if value == default:
-    return
-  option = name.replace('_', '-')
-  given = f'--{option} {value}'
-  if isinstance(value, bool):
-    given = f'--{option}' if value else f'--no-{option}'
-  raise InputError(
-    f'{given} has no effect with {chosen}; leave it out, or use {instead}'
-  )

@@ -34,8 +34,13 @@ NUM_TINY = 3 * (2 + 2)
 # What is to be run
 
 
-@pytest.mark.parametrize('name', WORKLOADS)
-@pytest.mark.parametrize('large', [False, True])
+@pytest.mark.parametrize(
+  ('name', 'large'),
+  [
+    *((name, False) for name in WORKLOADS),
+    *((n, True) for n, w in LARGE_WORKLOADS.items() if w != WORKLOADS[n]),
+  ],
+)
 def test_plans_are_the_workload_s(name, large):
   workload = (LARGE_WORKLOADS if large else WORKLOADS)[name]
   plans = CompareConfig(name, large=large).plans()

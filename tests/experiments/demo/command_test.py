@@ -1,7 +1,9 @@
 """The demo end to end: fair, complete, and made from its own files."""
 
 import collections
+import dataclasses
 import json
+import shutil
 import statistics
 
 from matplotlib import image
@@ -51,6 +53,21 @@ def test_every_planned_run_is_recorded_once(folder, records):
   names = [line['id'] for line in lines if 'id' in line]
   assert len(names) == len(set(names)) == num_runs(CONFIG)
   assert {record['id'] for record in records} == set(names)
+
+
+def test_no_option_is_ignored():
+  """Each changes what is run; there is but one data set."""
+  default = command.DemoConfig()
+  others = {
+    'seed': 1,
+    'quick': True,
+    'model': 'cnn',
+    'base_optimizers': ('sgd',),
+  }
+  assert {f.name for f in dataclasses.fields(default)} == {*others, 'dataset'}
+  for name, value in others.items():
+    changed = dataclasses.replace(default, **{name: value})
+    assert changed.plans() != default.plans(), name
 
 
 @pytest.mark.parametrize('quick', [True, False])
@@ -190,6 +207,15 @@ def test_figures_are_pictures_of_the_stated_width(folder, name):
   pixels = image.imread(folder / name)
   assert pixels.shape[1] == 1200
   assert pixels.std() > 0.05  # not blank
+
+
+def test_figures_are_svgs_where_those_are_asked_for(folder, tmp_path):
+  for name in ('runs.jsonl', 'steps.jsonl'):
+    shutil.copy(folder / name, tmp_path)
+  command.report_demo(tmp_path, 'svg')
+  for name in ('control_chart', 'accuracy_over_stream'):
+    assert (tmp_path / f'{name}.svg').read_text().startswith('<?xml')
+  assert not list(tmp_path.glob('*.png'))
 
 
 def test_drawn_steps_are_those_of_the_first_reported_runs(folder, records):

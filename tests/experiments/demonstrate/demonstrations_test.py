@@ -283,6 +283,15 @@ def test_figures_are_drawn_from_the_file_alone(folder, tmp_path, monkeypatch):
   }
 
 
+def test_an_svg_is_drawn_where_one_is_asked_for(folder, tmp_path):
+  shutil.copy(folder / FILE, tmp_path)
+  drawn = demonstrations.draw_demonstrations(tmp_path, 'svg')
+  assert len(drawn) == 4
+  for path in drawn:
+    assert path.suffix == '.svg'
+    assert path.read_text().startswith('<?xml')
+
+
 def test_positions_show_the_cycle_and_the_control(folder, records, monkeypatch):
   panels = {}
 

@@ -7,8 +7,10 @@ from matplotlib import image
 import numpy as np
 import pytest
 
+from isgd_jax import plotting
 from isgd_jax.experiments import figures
 from isgd_jax.experiments import statistics
+from isgd_jax.experiments.figures import _styles
 
 pytestmark = pytest.mark.one_version
 
@@ -314,7 +316,24 @@ def test_every_class_has_a_named_line_beside_the_band(path):
     path, steps, single, np.full((20, 5), 2.0), title='t'
   )
   (ax,) = figure.axes
-  assert len(ax.get_lines()) == 11
+  of_classes = [
+    line
+    for line in ax.get_lines()
+    if line.get_xdata().size == 5 and line.get_linewidth() < 1.5
+  ]
+  assert len(of_classes) == 10
+  assert len({(x.get_color(), x.get_linestyle()) for x in of_classes}) == 10
+  # The one that leads to a name has its colour, and ends beside it.
+  by_name = dict(zip(map(str, range(10)), of_classes, strict=True))
+  for text in ax.texts:
+    line = by_name[text.get_text().partition(':')[0]]
+    assert text.get_color() == line.get_color()
+    assert any(
+      other.get_color() == text.get_color()
+      and np.isclose(other.get_ydata()[-1], text.xy[1])
+      for other in ax.get_lines()
+      if other.get_transform() == ax.transAxes
+    )
   expected = [str(i) for i in range(10) if i != 3] + ['3: not finite']
   assert words(ax) == expected, 'in the order of the ends'
   figure.draw_without_rendering()
@@ -322,6 +341,28 @@ def test_every_class_has_a_named_line_beside_the_band(path):
   assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
   assert 'batches of one class' in legend(figure)
   assert_nothing_is_cut_off(path)
+
+
+def test_classes_that_end_side_by_side_differ_in_colour(path):
+  rng = np.random.default_rng(0)
+  single = np.exp(rng.normal(size=(10, 5)))
+  figure = figures.draw_batch_kinds(
+    *(path, np.arange(5), single, np.ones((20, 5))), title='t', log_y=True
+  )
+  colors = [text.get_color() for text in figure.axes[0].texts]
+  assert not any(a == b for a, b in itertools.pairwise(colors))
+
+
+def test_a_legend_has_what_a_logarithmic_axis_can_show():
+  figure = plotting.new_figure()
+  ax = figure.add_subplot()
+  ax.plot([1, 2], [1, 2], label='above')
+  ax.plot([1, 2], [-1, 0], label='below')
+  for scale, labels in (('linear', ['above', 'below']), ('log', ['above'])):
+    figure.legends.clear()
+    ax.set_yscale(scale)
+    _styles.legend_below(figure, [ax])
+    assert legend(figure) == labels
 
 
 def test_kinds_of_batches_at_other_steps_are_refused(path):

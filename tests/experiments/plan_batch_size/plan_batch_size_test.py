@@ -216,6 +216,10 @@ def test_two_devices_give_a_scaling_report(tmp_path):
     (['--dataset', 'digit'], "did you mean 'digits'?"),
     (['--model', 'transformer'], 'transformer'),
     (['--data-dir', 'x'], "data set 'digits' takes no data_dir"),
+    (
+      ['--sequence-length', '64'],
+      '--sequence-length 64 has no effect with --dataset digits',
+    ),
   ],
 )
 def test_bad_options_are_named_and_nothing_is_made(

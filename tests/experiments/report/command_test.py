@@ -101,6 +101,23 @@ def test_a_report_is_whole_and_its_links_lead(folder, out):
     assert absent not in text
 
 
+def test_figures_are_of_the_format_that_was_asked_for(folder, out):
+  fill(folder)
+  found = []
+  for _ in range(2):
+    text = report(folder.path, out, 'svg')
+    assert_links_lead(text, out)
+    found.append({p.name: p.read_bytes() for p in folder.path.glob('*.svg')})
+  assert sorted(found[0]) == [
+    'drift-labels-made-up.svg',
+    'profile.svg',
+    'stationary-digits-made-up.svg',
+  ]
+  assert found[0] == found[1]
+  assert '.png' not in text
+  assert not list(folder.path.glob('*.png'))
+
+
 def test_a_report_is_the_same_each_time(folder, out):
   fill(folder)
   found = []

@@ -102,12 +102,13 @@ def test_results_open_with_the_verdict_and_say_what_is_missing(
   lines = {line.split(' | ')[0]: line for line in table.splitlines()}
   assert (
     '| ISGD | -50.0 % (-50.0 % to -50.0 %) |'
-    in lines['| real, in time order, batches of 1 or 4']
+    in lines['| tables in time order, classification, batches of 1 or 4']
   )
-  assert '| nothing |' in lines['| real, shuffled']
-  assert '| nothing |' in lines['| meaning changes abruptly (made by us)']
+  assert '| nothing |' in lines['| tables, shuffled']
+  name = '| images whose meaning changes abruptly (made by us)'
+  assert '| nothing |' in lines[name]
   assert (
-    'real, in time order, batches of 16 or 64'
+    'tables in time order, batches of 16 or 64'
     in table.partition('No records yet of: ')[2]
   )
 

@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 def fill(folder, **losses):
   """Two real rows over Adam; a rival's losses are alike on both."""
-  for name in ('elec2-1', 'sp500-1'):
+  for name in ('elec2-1', 'phishing-1'):
     task = TASKS[name]
     folder.row(task, 'adam', 'base', ONES)
     for method, of in (
@@ -51,12 +51,12 @@ def test_a_rival_at_no_extra_evaluation_that_beats_the_chase_is_named(folder):
   text = told(folder)
   # The echo takes evaluations, so it is no such rival.
   assert (
-    'beats the chase**, by 1 % or more: real, in time order, batches of 1 or 4 '
-    '(ISGD 0.900): `rewarm-3` (0.800), `upgd` (0.850).'
+    'beats the chase**, by 1 % or more: tables in time order, classification, '
+    'batches of 1 or 4 (ISGD 0.900): `rewarm-3` (0.800), `upgd` (0.850).'
   ) in text
   assert (
-    'at least 1 % below Adam are `rewarm-3` on "real, in time order, batches '
-    'of 1 or 4" (0.800; no control), `echo` on'
+    'at least 1 % below Adam are `rewarm-3` on "tables in time order, '
+    'classification, batches of 1 or 4" (0.800; no control), `echo` on'
   ) in text
   assert '`reset-count` (0 of 2)' in text
   assert '; ISGD 2 of 2.' in text
@@ -92,7 +92,7 @@ def test_a_reaction_is_held_against_as_many_random_batches(
   text = told(folder)
   assert f'(0.900; on random batches {by_chance:.3f})' in text
   beyond = text.partition('as many random batches: ')[2]
-  assert beyond.startswith('`echo` on "real' if is_beyond else 'none.')
+  assert beyond.startswith('`echo` on "tables' if is_beyond else 'none.')
 
 
 def test_a_rival_that_lacks_a_row_is_in_no_mean(folder):
@@ -115,7 +115,7 @@ def test_without_rivals_nothing_is_told(folder):
 
 def test_sgd_and_isgd_over_it_stand_beside_adam(folder):
   fill(folder)
-  for name in ('elec2-1', 'sp500-1'):
+  for name in ('elec2-1', 'phishing-1'):
     folder.row(TASKS[name], 'sgd', 'base', (0.5, 0.5, 0.5))
     folder.row(TASKS[name], 'sgd', 'isgd-probation', (0.4, 0.4, 0.4))
     folder.row(TASKS[name], 'momentum', 'base', (0.3, 0.3, 0.3))
