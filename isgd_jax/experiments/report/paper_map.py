@@ -1,6 +1,6 @@
 """Where the paper's gain appears: base rate by skew of the cycle."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import math
 import pathlib
 
@@ -118,7 +118,8 @@ def _cell_text(cell: Cell | None) -> str:
 def _percent(gain: float) -> str:
   if math.isinf(gain):
     return 'base missed' if gain > 0 else 'missed'
-  return f'{100 * gain:+.0f} %'
+  # Rounded to a whole number, so that there is no -0.
+  return f'{round(100 * gain):+d} %'
 
 
 def tuned_table(found: GainMap) -> str:
@@ -181,11 +182,24 @@ def describe_cells(found: GainMap) -> str:
     where = f' ({names})' if names else ''
     sentences.append(
       f'- **{_TITLES[method]}**: of {len(places)} cells the median gain is '
-      f'{100 * CLAIMED_GAIN:.0f} % or more in {len(reaching)}{where}. Every '
-      f'seed gains in {num_gains}, every seed loses in {num_losses}, and '
-      f'neither gets there in {num_missed}.'
+      f'{100 * CLAIMED_GAIN:.0f} % or more in {len(reaching)}{where}. '
+      f'{_highest(found, places)}Every seed gains in {num_gains}, every seed '
+      f'loses in {num_losses}, and neither gets there in {num_missed}.'
     )
   return '\n'.join(sentences)
+
+
+def _highest(found: GainMap, places: Mapping[tuple[float, str], Cell]) -> str:
+  """The highest gain where both get there, and where that is."""
+  known = {k: c for k, c in places.items() if math.isfinite(c.gain)}
+  if not known:
+    return ''
+  rate, task = max(known, key=lambda place: known[place].gain)
+  text = _cell_text(known[rate, task]).replace('**', '')
+  return (
+    f'The highest where both get there: {text}, {found.columns[task]} at '
+    f'{rate:g}. '
+  )
 
 
 def describe_map(folder: pathlib.Path) -> list[str]:

@@ -13,11 +13,9 @@ RESULTS = pathlib.Path(__file__).resolve().parents[3] / 'results'
 # Judged in seconds, on digits where rivals alone were run, or told apart.
 _OF_NO_KIND = ('ablation', 'input-bound', 'made-always-on', 'doses')
 _OTHERS = (
-  'paper-cifar10',
-  'imbalance',
-  'made-rivals',
-  'real-rivals',
-  'always-on',
+  *('paper-mnist', 'paper-cifar10', 'paper-map', 'imbalance'),
+  *('permuted-inputs', 'permuted-inputs-alone', 'permuted-labels'),
+  *('made-rivals', 'real-rivals', 'always-on', 'over-no-momentum'),
 )
 
 
