@@ -162,12 +162,12 @@ NUM_TASKS = {'inputs': 200, 'labels': 400}
 # A third party's replication in JAX, and what it read off Figure 3.
 _REPLICATION = 'Alberta Framework, CONTINUAL_LEARNING_EVIDENCE.md, August 2026'
 REFERENCES = (
-  Reference('inputs-upgd-w', 20, 0.77428, 10, _REPLICATION),
-  Reference('inputs-upgd-w', 50, 0.77742, 10, _REPLICATION),
-  Reference('inputs-upgd-w', 200, 0.77915, 10, _REPLICATION),
+  Reference('inputs-upgd-w', 20, 0.774279, 10, _REPLICATION),
+  Reference('inputs-upgd-w', 50, 0.777419, 10, _REPLICATION),
+  Reference('inputs-upgd-w', 200, 0.779147, 10, _REPLICATION),
   Reference('inputs-upgd-w', 200, 0.78, 0, _REPLICATION),
-  Reference('inputs-adamw', 20, 0.77353, 10, _REPLICATION),
-  Reference('inputs-adamw', 50, 0.75979, 10, _REPLICATION),
-  Reference('inputs-adamw', 200, 0.71900, 10, _REPLICATION),
+  Reference('inputs-adamw', 20, 0.773526, 10, _REPLICATION),
+  Reference('inputs-adamw', 50, 0.759785, 10, _REPLICATION),
+  Reference('inputs-adamw', 200, 0.719000, 10, _REPLICATION),
   Reference('inputs-adamw', 200, 0.68, 0, _REPLICATION),
 )

@@ -185,7 +185,8 @@ def _published(rows: Rows, tasks: Sequence[str]) -> str:
     'and read two values off the figure. Of SGDW and S&P, and of '
     'permuted labels, there is nothing to compare with. Settings of SGDW, '
     f'AdamW and UPGD-W are those of the paper ({TABLE}) and of the code '
-    f'({CODE}); of S&P the two differ in the noise, and both are here.'
+    f'({CODE}); of S&P the two differ in the noise: `s-and-p` has that of the '
+    'code, `s-and-p-table` that of the paper.'
   )
   if not lines:
     return text
@@ -245,7 +246,8 @@ def _summary(rows: Rows, tasks: Sequence[str]) -> str:
       )
       row = rows[task, base, DEFAULT]
       flagged.append(row.median('share_undertrained'))
-      early += [run['tasks'] for run in row.runs.values()]
+      length = row.config['batches_per_segment']
+      early += [(run['tasks'], length) for run in row.runs.values()]
   if not flagged:
     return ''
   titles = {
@@ -266,8 +268,12 @@ def _summary(rows: Rows, tasks: Sequence[str]) -> str:
   )
 
 
-def _early(runs: Sequence[Mapping[str, Any]]) -> str:
+def _early(runs_and_lengths: Sequence[tuple[Mapping[str, Any], int]]) -> str:
   """Whether what is flagged is what comes after a permutation."""
+  runs = [run for run, _ in runs_and_lengths]
+  num_steps = sum(
+    length * (len(run['flagged']) - 1) for run, length in runs_and_lengths
+  )
   # The first task comes after none, and its first window fills the chart.
   num_tasks = sum(len(run['flagged']) - 1 for run in runs)
   first, whole = (
@@ -277,8 +283,9 @@ def _early(runs: Sequence[Mapping[str, Any]]) -> str:
   share = f'{_PERCENT * first / whole:.1f}' if whole else '0'
   return (
     f'Of its {whole:,} flags after the first tasks {first:,} ({share} %) are '
-    f'within {NUM_EARLY} steps of a permutation, of which there were '
-    f'{num_tasks:,}: {first / num_tasks:.2f} a permutation.'
+    f'within {NUM_EARLY} steps of a permutation, which are '
+    f'{_PERCENT * NUM_EARLY * num_tasks / num_steps:.1f} % of the steps: '
+    f'{first / num_tasks:.2f} flags for each of {num_tasks:,} permutations.'
   )
 
 
@@ -293,7 +300,8 @@ def _setting(rows: Rows, task: str) -> str:
     f'{config["batches_per_segment"]:,} examples, '
     f'{" or ".join(map(str, num_seeds))} seeds: medians and 95 % intervals of '
     f'the mean over the tasks. Gained is {_ends_title(row)}, in points: below '
-    'zero plasticity was lost. Evaluations are those of ISGD a step; its base '
+    'zero plasticity was lost (the first task starts from scratch, so over few '
+    'tasks it says little). Evaluations are those of ISGD a step; its base '
     'takes one.'
   )
 

@@ -15,7 +15,7 @@ from isgd_jax.experiments.optimizers.published import PUBLISHED
 from isgd_jax.experiments.runs.tasks import PERMUTED_TASKS
 from isgd_jax.experiments.runs.tasks import Task
 
-METHODS = ('base', 'isgd-probation')
+BESIDE_ISGD = ('base', 'isgd-probation')
 
 
 def _task(problem: str, drift: str, task_length: int) -> Task:

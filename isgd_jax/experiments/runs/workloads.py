@@ -390,7 +390,7 @@ _PERMUTED = tuple(
     f'A published protocol: {task.title}',
     (task,),
     base_optimizers=permuted.bases_of(name),
-    methods=('base',) if name == 'inputs-alone' else permuted.METHODS,
+    methods=('base',) if name == 'inputs-alone' else permuted.BESIDE_ISGD,
     has_loss_adaptive=False,
     num_rates=1,
     num_tuning_seeds=0,

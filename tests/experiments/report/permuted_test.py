@@ -78,7 +78,8 @@ def test_isgd_stands_beside_each_baseline(folder):
   # Three optimizers, three seeds, 19 permutations after the first task.
   assert (
     'Of its 1,710 flags after the first tasks 342 (20.0 %) are within 100 steps'
-    ' of a permutation, of which there were 171: 2.00 a permutation.'
+    ' of a permutation, which are 10.0 % of the steps: 2.00 flags for each of '
+    '171 permutations.'
   ) in general
   table = '\n\n'.join(parts[TASK.name])
   assert '20 of 200 tasks of 1,000 examples, 3 seeds' in table
