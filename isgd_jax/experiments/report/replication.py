@@ -303,7 +303,8 @@ def _of_map(folder: pathlib.Path) -> str:
   ]
   known = [gain for gain in gains if not math.isnan(gain)]
   told = (
-    f'21 % or more in {sum(g >= paper_map.CLAIMED_GAIN for g in gains)} of '
+    '21 % or more in '
+    f'{sum(paper_map.CLAIMED_GAIN <= g < math.inf for g in gains)} of '
     f'{len(gains)} cells, a loss in {sum(g < 0 for g in gains)}'
   )
   finite = [gain for gain in known if math.isfinite(gain)]
