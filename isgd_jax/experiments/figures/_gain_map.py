@@ -103,4 +103,4 @@ def _cell(gain: float) -> str:
     return 'both\nmissed'
   if math.isinf(gain):
     return 'base\nmissed' if gain > 0 else 'missed'
-  return f'{100 * gain:+.0f} %'
+  return f'{round(100 * gain):+d} %'

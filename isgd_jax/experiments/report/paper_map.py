@@ -170,7 +170,10 @@ def describe_cells(found: GainMap) -> str:
       for rate in found.rates
       if (cell := found.cell(method, rate, task)) is not None
     }
-    reaching = {k: c for k, c in places.items() if c.gain >= CLAIMED_GAIN}
+    reaching = {
+      k: c for k, c in places.items() if CLAIMED_GAIN <= c.gain < math.inf
+    }
+    num_alone = sum(cell.gain == math.inf for cell in places.values())
     num_gains = sum(cell.is_gain for cell in places.values())
     num_losses = sum(cell.is_loss for cell in places.values())
     num_missed = sum(math.isnan(cell.gain) for cell in places.values())
@@ -182,7 +185,8 @@ def describe_cells(found: GainMap) -> str:
     where = f' ({names})' if names else ''
     sentences.append(
       f'- **{_TITLES[method]}**: of {len(places)} cells the median gain is '
-      f'{100 * CLAIMED_GAIN:.0f} % or more in {len(reaching)}{where}. '
+      f'{100 * CLAIMED_GAIN:.0f} % or more in {len(reaching)}{where}, '
+      f'and in {num_alone} the base alone missed. '
       f'{_highest(found, places)}Every seed gains in {num_gains}, every seed '
       f'loses in {num_losses}, and neither gets there in {num_missed}.'
     )

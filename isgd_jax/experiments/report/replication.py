@@ -20,7 +20,8 @@ from isgd_jax.experiments.report.rows import Rows
 from isgd_jax.experiments.statistics import Interval
 from isgd_jax.experiments.statistics import median_interval
 
-# Test accuracies, fixed before any run; the last is each workload's headline.
+# Test accuracies, fixed before any run. The headline is the highest that the
+# base alone reaches in most seeds.
 TARGETS = {
   'paper-mnist/lenet': (0.9, 0.95, 0.97),
   'paper-cifar10/quick': (0.3, 0.35, 0.4),
@@ -107,8 +108,28 @@ def saving(
   return Saving(interval, len(known), verdict)
 
 
+def headline_target(rows: Rows, task: str, base: str) -> float:
+  """The highest target that the base alone reaches in most seeds.
+
+  Args:
+    rows: all rows.
+    task: a task's name.
+    base: a base optimizer.
+
+  Returns:
+    The target; the lowest where it reaches none, or was not run.
+  """
+  alone = rows.get((task, base, 'base'))
+  for target in reversed(TARGETS[task]):
+    if alone is not None:
+      spent = rows_lib.costs(alone, target).evaluations.values()
+      if math.isfinite(statistics.median_high(spent)):
+        return target
+  return TARGETS[task][0]
+
+
 def targets_table(rows: Rows, task: str) -> str:
-  """Evaluations to each target, and what is saved on the way to the last.
+  """Evaluations to each target, and what is saved on the way to the headline.
 
   Args:
     rows: all rows.
@@ -120,12 +141,13 @@ def targets_table(rows: Rows, task: str) -> str:
   targets = TARGETS[task]
   header = ['base, method', 'rate', 'flagged, %']
   header += [f'evaluations to {100 * x:.0f} %' for x in targets]
-  header += [f'saved to {100 * targets[-1]:.0f} %, against the base', 'verdict']
+  header += ['saved of the evaluations, against the base', 'verdict']
   lines = []
   for (of, base, method), row in rows.items():
     if of != task or method not in _TITLES:
       continue
-    found = saving(rows, task, base, method, targets[-1])
+    target = headline_target(rows, task, base)
+    found = saving(rows, task, base, method, target)
     has_chart = row.first['algorithm']['kind'] in ('isgd', 'paper-isgd')
     flagged = 100 * row.median('share_undertrained')
     lines.append(
@@ -137,7 +159,9 @@ def targets_table(rows: Rows, task: str) -> str:
           markdown.cost(rows_lib.costs(row, x).evaluations.values(), 0)
           for x in targets
         ),
-        '' if found is None else percent(found.interval),
+        ''
+        if found is None
+        else f'to {100 * target:.0f} %: {percent(found.interval)}',
         '' if found is None else found.verdict,
       ]
     )
@@ -264,8 +288,8 @@ def _headlines(rows: Rows, base: str) -> str:
 
 
 def _headline(rows: Rows, task: str, base: str) -> str:
-  """What the paper's best chase rate, and ISGD, save to the last target."""
-  target = TARGETS[task][-1]
+  """What the paper's best chase rate, and ISGD, save to the headline."""
+  target = headline_target(rows, task, base)
   parts = []
   paper = [
     found
@@ -275,8 +299,8 @@ def _headline(rows: Rows, task: str, base: str) -> str:
   if paper:
     best = max(paper, key=lambda s: s.interval.median)
     parts.append(
-      f"the paper's ISGD {percent(best.interval)} (best of {len(paper)} chase "
-      f'rates; {best.verdict})'
+      f"the paper's ISGD {percent(best.interval)} ({_chosen(len(paper))}; "
+      f'{best.verdict}; seeds: {best.num_seeds})'
     )
   ours = saving(rows, task, base, 'isgd-probation', target)
   if ours is not None:
@@ -288,6 +312,10 @@ def _headline(rows: Rows, task: str, base: str) -> str:
     f'saved of the evaluations to {100 * target:.0f} %, '
     f'{row.config["title"]}: {", ".join(parts)}'
   )
+
+
+def _chosen(num_rates: int) -> str:
+  return 'one chase rate' if num_rates == 1 else f'best of {num_rates} rates'
 
 
 def _of_map(folder: pathlib.Path) -> str:
@@ -303,7 +331,8 @@ def _of_map(folder: pathlib.Path) -> str:
   ]
   known = [gain for gain in gains if not math.isnan(gain)]
   told = (
-    f'21 % or more in {sum(g >= paper_map.CLAIMED_GAIN for g in gains)} of '
+    '21 % or more in '
+    f'{sum(paper_map.CLAIMED_GAIN <= g < math.inf for g in gains)} of '
     f'{len(gains)} cells, a loss in {sum(g < 0 for g in gains)}'
   )
   finite = [gain for gain in known if math.isfinite(gain)]

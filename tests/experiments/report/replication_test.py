@@ -88,7 +88,16 @@ def test_the_table_has_every_method_and_target(folder):
     header
   )
   assert '100 [100, 100]' in base
-  assert '+10 % [missed, +10 %] | undecided' in ours
+  assert 'to 97 %: +10 % [missed, +10 %] | undecided' in ours
+
+
+def test_the_headline_is_the_highest_target_that_the_base_reaches(folder):
+  add(folder, 'base', None, None, 100)
+  rows = folder.rows()
+  assert replication.headline_target(rows, NAME, 'momentum') == 0.9
+  assert replication.headline_target({}, NAME, 'momentum') == 0.9
+  add(folder, 'base', 100, 100, 100, base='sgd')
+  assert replication.headline_target(folder.rows(), NAME, 'sgd') == 0.97
 
 
 def test_what_is_not_run_is_named_so(folder):
@@ -106,8 +115,8 @@ def test_the_best_chase_rate_is_called_so(folder):
   add(folder, 'isgd-probation', 110, 110, 110, 110, 110)
   table = replication.claims_table(folder.path, folder.rows())
   assert (
-    "the paper's ISGD +25 % [+25 %, +25 %] (best of 2 chase rates; fewer), "
-    'ISGD -10 % [-10 %, -10 %] (more)'
+    "the paper's ISGD +25 % [+25 %, +25 %] (best of 2 rates; fewer; "
+    'seeds: 5), ISGD -10 % [-10 %, -10 %] (more)'
   ) in table
   assert replication.describe_targets(folder.rows())[0].startswith(
     'LeNet on MNIST: 3,200 images of mnist'
