@@ -27,6 +27,7 @@ from isgd_jax.experiments.models.vision import MLP
 from isgd_jax.experiments.models.vision import AlexNet
 from isgd_jax.experiments.models.vision import Cifar10Quick
 from isgd_jax.experiments.models.vision import LeNet
+from isgd_jax.experiments.models.vision import TwoHiddenMLP
 
 __all__ = [
   # By name
@@ -41,6 +42,7 @@ __all__ = [
   'MLP',
   'ResNet18',
   'Transformer',
+  'TwoHiddenMLP',
   # Functional view
   'Batch',
   'Model',

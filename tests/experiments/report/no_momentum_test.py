@@ -14,7 +14,7 @@ def told(folder):
   return no_momentum.describe_no_momentum(rows)
 
 
-def fill(folder, bases, names=('elec2-1', 'sp500-1')):
+def fill(folder, bases, names=('elec2-1', 'elec2-4')):
   for name in names:
     for base, (alone, chased) in bases.items():
       folder.row(TASKS[name], base, 'base', (alone,) * 3)
