@@ -13,7 +13,11 @@ import pytest
 import isgd_jax
 from tests import helpers
 
-pytestmark = [pytest.mark.cheap_compile, pytest.mark.battery]
+pytestmark = [
+  pytest.mark.cheap_compile,
+  pytest.mark.battery,
+  pytest.mark.newest_version,
+]
 
 _BASES = {
   'sgd': lambda rate: optax.sgd(rate),
