@@ -13,11 +13,7 @@ import pytest
 import isgd_jax
 from tests import helpers
 
-pytestmark = [
-  pytest.mark.cheap_compile,
-  pytest.mark.battery,
-  pytest.mark.newest_version,
-]
+pytestmark = [pytest.mark.cheap_compile, pytest.mark.battery]
 
 _BASES = {
   'sgd': lambda rate: optax.sgd(rate),
