@@ -28,7 +28,7 @@ def draw_gain_map(
   column_axis: str,
   title: str,
 ) -> 'Figure':
-  """Draws gains over two axes as a PNG.
+  """Draws gains over two axes.
 
   Args:
     path: the file.

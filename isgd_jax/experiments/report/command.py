@@ -411,10 +411,12 @@ def _paper_map(
   figure_format: figures.FigureFormat,
 ) -> Sequence[str]:
   """Gain over base rate and skew, if it was run."""
-  told = paper_map.describe_map(folder)
-  if not told:
+  found = gain_map.read_map(folder)
+  if found is None:
     return []
   path = folder / f'{gain_map.NAME}.{figure_format}'
+  paper_map.draw_map(path, found)
+  told = paper_map.describe_map(found)
   return [*told[:2], _picture(path, out, 'gain by rate and cycle'), *told[2:]]
 
 

@@ -9,12 +9,10 @@ import numpy as np
 from isgd_jax.experiments import figures
 from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report.gain_map import BEST_OF_PAPER
-from isgd_jax.experiments.report.gain_map import NAME
 from isgd_jax.experiments.report.gain_map import PAPER_METHODS
 from isgd_jax.experiments.report.gain_map import Cell
 from isgd_jax.experiments.report.gain_map import GainMap
 from isgd_jax.experiments.report.gain_map import gain_of
-from isgd_jax.experiments.report.gain_map import read_map
 
 # The paper's: AlexNet on ImageNet, time to 56 % top-1.
 CLAIMED_GAIN = 0.2105
@@ -37,7 +35,7 @@ def draw_map(path: pathlib.Path, found: GainMap) -> None:
   """Draws the map, a panel a method.
 
   Args:
-    path: of the PNG.
+    path: of the figure.
     found: the map.
   """
   panels = {}
@@ -206,19 +204,15 @@ def _highest(found: GainMap, places: Mapping[tuple[float, str], Cell]) -> str:
   )
 
 
-def describe_map(folder: pathlib.Path) -> list[str]:
-  """The map as paragraphs, and its figure in the folder.
+def describe_map(found: GainMap) -> list[str]:
+  """The map as paragraphs.
 
   Args:
-    folder: with the records; the figure goes there.
+    found: the map.
 
   Returns:
-    Markdown paragraphs, without the figure; none without records.
+    Markdown paragraphs, without the figure.
   """
-  found = read_map(folder)
-  if found is None:
-    return []
-  draw_map(folder / f'{NAME}.png', found)
   config = found.config
   cycle = config['num_train'] // config['batch_size']
   return [

@@ -111,7 +111,7 @@ def describe_permuted(rows: Rows) -> dict[str, list[str]]:
 
 
 def draw_permuted(path: pathlib.Path, rows: Rows, task: str) -> bool:
-  """Draws the accuracy of each task, a panel an optimizer, as a PNG.
+  """Draws the accuracy of each task, a panel an optimizer.
 
   Args:
     path: the file.
@@ -250,14 +250,9 @@ def _summary(rows: Rows, tasks: Sequence[str]) -> str:
       early += [(run['tasks'], length) for run in row.runs.values()]
   if not flagged:
     return ''
-  titles = {
-    'higher': 'higher',
-    'lower': 'lower',
-    'no different': 'no different',
-  }
   parts = [
-    f'{title} over {", ".join(names)}'
-    for verdict, title in titles.items()
+    f'{verdict} over {", ".join(names)}'
+    for verdict in ('higher', 'lower', 'no different')
     if (names := by_verdict.get(verdict))
   ]
   return (

@@ -158,6 +158,8 @@ def run_to_target(
     config.base_optimizer, config.algorithm, model.init(config.seed)
   )
   size = _STEPS_PER_EVALUATION * _EVALUATIONS_PER_BLOCK
+  # Once a run, and not with each block.
+  cycle, test = jax.device_put((cycle, test))
   rate = np.float32(config.learning_rate)
   traces: list[Trace] = []
   num_flagged = num_steps = spent = 0

@@ -352,7 +352,7 @@ _RIVALS = (
     'The chase over Adam with b1 = 0',
     (*rivals.TABLES, *rivals.MADE_TASKS),
     base_optimizers=('adam-b1-0',),
-    methods=('isgd', 'isgd-probation'),
+    methods=('isgd-probation',),
     has_loss_adaptive=False,
     has_traces=False,
   ),

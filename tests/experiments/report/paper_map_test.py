@@ -1,13 +1,17 @@
 """A map says of each cell what the seeds say, infinities too."""
 
 import math
+import pathlib
+import shutil
 
 import pytest
 
+from isgd_jax.experiments.report import command
 from isgd_jax.experiments.report import gain_map as map_lib
 from isgd_jax.experiments.report import paper_map
 
 INF = math.inf
+RESULTS = pathlib.Path(__file__).resolve().parents[3] / 'results'
 CONFIG = {
   'title': 'i.i.d.',
   'num_train': 6000,
@@ -114,4 +118,11 @@ def test_what_was_never_reached_is_missed_at_any_rate():
 
 
 def test_a_folder_without_a_map_says_nothing(tmp_path):
-  assert paper_map.describe_map(tmp_path) == []
+  assert command._paper_map(tmp_path, tmp_path / 'RESULTS.md', 'png') == []
+
+
+def test_the_figure_is_of_the_format_that_was_asked_for(tmp_path):
+  shutil.copy(RESULTS / 'paper-map.jsonl', tmp_path)
+  told = command._paper_map(tmp_path, tmp_path / 'RESULTS.md', 'svg')
+  assert any('(paper-map.svg)' in part for part in told)
+  assert [p.name for p in tmp_path.glob('paper-map.*g')] == ['paper-map.svg']
