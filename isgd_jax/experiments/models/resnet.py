@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import functools
 import itertools
-from typing import Any
 
 from flax import nnx
 import jax
@@ -11,10 +10,10 @@ import jax.numpy as jnp
 
 from isgd_jax.experiments.models._inputs import check_image_shape
 from isgd_jax.experiments.models.layers import convolution
+from isgd_jax.experiments.models.pooling import max_pool
 
 _MIN_IMAGENET_PIXELS = 64
-# Flax takes pairs, but its annotation says a string.
-_POOL_PADDING: Any = [(1, 1), (1, 1)]
+_POOL_PADDING = ((1, 1), (1, 1))
 
 
 class ResNet18(nnx.Module):
@@ -84,7 +83,7 @@ class ResNet18(nnx.Module):
     """
     x = nnx.relu(self.stem(x, train))
     if self.has_imagenet_stem:
-      x = nnx.max_pool(x, (3, 3), (2, 2), _POOL_PADDING)
+      x = max_pool(x, 3, 2, _POOL_PADDING)
     for block in self.blocks:
       x = block(x, train)
     return self.out(x.mean((1, 2))).astype(jnp.float32)

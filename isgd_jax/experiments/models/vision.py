@@ -13,10 +13,11 @@ import jax.numpy as jnp
 
 from isgd_jax.experiments.errors import InputError
 from isgd_jax.experiments.models._inputs import check_image_shape
-from isgd_jax.experiments.models.layers import caffe_average_pool
-from isgd_jax.experiments.models.layers import caffe_max_pool
 from isgd_jax.experiments.models.layers import convolution
 from isgd_jax.experiments.models.layers import local_response_normalization
+from isgd_jax.experiments.models.pooling import caffe_average_pool
+from isgd_jax.experiments.models.pooling import caffe_max_pool
+from isgd_jax.experiments.models.pooling import max_pool
 
 Dtype = jax.typing.DTypeLike
 
@@ -140,8 +141,8 @@ class CNN(nnx.Module):
   def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
     """Logits [b, num_classes] of images [b, h, w, c]."""
     del train
-    x = nnx.max_pool(nnx.relu(self.conv1(x)), (2, 2), strides=(2, 2))
-    x = nnx.max_pool(nnx.relu(self.conv2(x)), (2, 2), strides=(2, 2))
+    x = max_pool(nnx.relu(self.conv1(x)), 2, 2)
+    x = max_pool(nnx.relu(self.conv2(x)), 2, 2)
     return self.out(_flatten(x)).astype(jnp.float32)
 
 
@@ -314,7 +315,7 @@ class AlexNet(nnx.Module):
 
   def features(self, x: jax.Array) -> jax.Array:
     """What the linear layers see, [b, 6, 6, 256] of images [b, h, w, c]."""
-    pool = functools.partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2))
+    pool = functools.partial(max_pool, window=3, stride=2)
     normalize = local_response_normalization
     x = pool(normalize(nnx.relu(self.conv1(x))))
     x = pool(normalize(nnx.relu(self.conv2(x))))

@@ -18,6 +18,7 @@ import pytest
 
 from isgd_jax.experiments import models
 from isgd_jax.experiments.models import layers
+from isgd_jax.experiments.models import pooling
 from isgd_jax.experiments.models import vision
 
 # The shapes and classes that the networks were published for.
@@ -510,8 +511,8 @@ def test_local_response_normalization_defaults_are_the_published_constants():
 def test_pooling_is_caffe_s(shape, window, stride):
   x = images(*shape) - 5  # negative: a border of zeros would show
   for pool, is_average in [
-    (layers.caffe_max_pool, False),
-    (layers.caffe_average_pool, True),
+    (pooling.caffe_max_pool, False),
+    (pooling.caffe_average_pool, True),
   ]:
     np.testing.assert_allclose(
       pool(x[None, :, :, None], window, stride)[0, :, :, 0],
@@ -526,13 +527,58 @@ def test_ceil_mode_halves_32_pixels_to_4_as_caffe_does():
   x = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
   sizes = []
   for pool in (
-    layers.caffe_max_pool,
-    layers.caffe_average_pool,
-    layers.caffe_average_pool,
+    pooling.caffe_max_pool,
+    pooling.caffe_average_pool,
+    pooling.caffe_average_pool,
   ):
     x = jax.eval_shape(functools.partial(pool, window=3, stride=2), x)
     sizes.append(x.shape[1:3])
   assert sizes == [(16, 16), (8, 8), (4, 4)]
+
+
+@pytest.mark.parametrize(
+  ('shape', 'window', 'stride', 'padding'),
+  [
+    ((2, 8, 8, 3), 2, 2, ((0, 0), (0, 0))),
+    ((2, 9, 7, 3), 2, 2, ((0, 0), (0, 0))),
+    ((2, 8, 8, 3), 3, 2, ((0, 1), (0, 1))),
+    ((2, 13, 13, 2), 3, 2, ((0, 0), (0, 0))),
+    ((2, 8, 6, 2), 3, 2, ((1, 1), (1, 1))),
+    ((2, 7, 6, 2), 3, 1, ((1, 1), (0, 2))),
+    ((2, 9, 9, 2), 2, 3, ((0, 0), (0, 0))),
+    ((1, 11, 9, 2), 5, 2, ((2, 1), (0, 0))),
+  ],
+)
+def test_the_gradient_of_max_pooling_is_xla_s(shape, window, stride, padding):
+  x = jax.random.normal(jax.random.key(0), shape)
+  # Rounded, half of the values tie; which of them takes all is XLA's choice.
+  x = jnp.concatenate([x, jnp.round(x), jnp.zeros_like(x)])
+
+  def reference(x):
+    return nnx.max_pool(x, (window, window), (stride, stride), padding)
+
+  def ours(x):
+    return pooling.max_pool(x, window, stride, padding)
+
+  expected, backward = jax.vjp(reference, x)
+  cotangent = jax.random.normal(jax.random.key(1), expected.shape)
+  value, our_backward = jax.vjp(ours, x)
+  np.testing.assert_array_equal(value, expected)
+  # Windows that overlap are summed in another order.
+  np.testing.assert_allclose(
+    our_backward(cotangent)[0], backward(cotangent)[0], rtol=1e-5, atol=1e-6
+  )
+
+
+def test_the_gradient_of_max_pooling_scatters_nothing_on_a_cpu():
+  def loss(x):
+    return jnp.sum(jnp.square(pooling.max_pool(x, 3, 2)))
+
+  x = jnp.zeros((1, 9, 9, 1), jnp.bfloat16)
+  compiled = jax.jit(jax.grad(loss)).lower(x).compile()
+  assert jax.grad(loss)(x).dtype == jnp.bfloat16
+  if jax.default_backend() == 'cpu':
+    assert 'select-and-scatter' not in compiled.as_text()
 
 
 def test_a_token_changes_no_logits_before_it():
