@@ -105,6 +105,7 @@ class CompareConfig:
         methods=methods,
         has_loss_adaptive=wants_adaptive,
         num_rates=workload.num_rates,
+        rate_factor=workload.rate_factor,
         num_tuning_seeds=workload.num_tuning_seeds,
         num_seeds=self.seeds,
         has_traces=workload.has_traces,

@@ -107,13 +107,14 @@ def build_base_optimizer(
 
 
 def learning_rate_grid(
-  base_optimizer: str, num_rates: int = 6
+  base_optimizer: str, num_rates: int = 6, factor: float = 1.0
 ) -> tuple[float, ...]:
   """The learning rates that every method of a base optimizer is tuned over.
 
   Args:
     base_optimizer: its name.
     num_rates: how many, 1 to 6, from the middle of the grid.
+    factor: of all rates, for inputs of another size, to three digits.
 
   Returns:
     The rates, ascending; of an optimizer that finds its own, 1 alone; of one of
@@ -136,7 +137,8 @@ def learning_rate_grid(
     )
   num_rates = min(num_rates, len(grid))
   start = (len(grid) - num_rates + 1) // 2
-  return grid[start : start + num_rates]
+  chosen = grid[start : start + num_rates]
+  return tuple(float(f'{factor * rate:.3g}') for rate in chosen)
 
 
 def best_rate(losses: Mapping[float, Sequence[float]]) -> float:

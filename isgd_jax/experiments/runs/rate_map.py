@@ -17,7 +17,6 @@ import numpy as np
 
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.optimizers.algorithms import Algorithm
-from isgd_jax.experiments.optimizers.base_optimizers import learning_rate_grid
 from isgd_jax.experiments.runs import step_report
 from isgd_jax.experiments.runs import tasks
 from isgd_jax.experiments.runs.outcomes import rounded
@@ -99,7 +98,7 @@ def run_rate_map(plan: ComparisonPlan, store: Store, bar: Any) -> None:
   test = tasks.test_part(task)
   cycles: dict[int, Parts] = {}
   for base in plan.base_optimizers:
-    grid = learning_rate_grid(base, plan.num_rates)
+    grid = plan.rates(base)
     for method in plan.methods:
       entry = Entry(base, method)
       for rate in grid:

@@ -62,6 +62,7 @@ class ComparisonPlan:
     methods: ISGD before the random trigger.
     has_loss_adaptive: whether `polyak` and `momo` are compared too.
     num_rates: learning rates in the grid.
+    rate_factor: of all of them.
     num_tuning_seeds: seeds of the runs that choose the rate; 0 where there is
       one rate, as published.
     num_seeds: seeds of the runs that are reported.
@@ -76,6 +77,7 @@ class ComparisonPlan:
   methods: tuple[Method, ...]
   has_loss_adaptive: bool = False
   num_rates: int = 6
+  rate_factor: float = 1.0
   num_tuning_seeds: int = 2
   num_seeds: int = 5
   first_seed: int = 0
@@ -111,6 +113,10 @@ class ComparisonPlan:
       yield [Entry(base_optimizer, method) for method in self.methods]
     if self.has_loss_adaptive:
       yield [Entry(name, METHODS['base']) for name in LOSS_ADAPTIVE]
+
+  def rates(self, base_optimizer: str) -> tuple[float, ...]:
+    """The grid that every method of a base optimizer is tuned on."""
+    return learning_rate_grid(base_optimizer, self.num_rates, self.rate_factor)
 
   @property
   def num_runs(self) -> int:
@@ -174,11 +180,11 @@ class _Runner:
   def _tune(self, entry: Entry, extra_steps: dict[int, np.ndarray]) -> float:
     """The best rate; ISGD leaves the `extra_steps` that it took with it."""
     if not self._plan.num_tuning_seeds:
-      (rate,) = learning_rate_grid(entry.base_optimizer, self._plan.num_rates)
+      (rate,) = self._plan.rates(entry.base_optimizer)
       return rate
     losses: dict[float, list[float]] = {}
     extra: dict[float, dict[int, np.ndarray]] = {}
-    for rate in learning_rate_grid(entry.base_optimizer, self._plan.num_rates):
+    for rate in self._plan.rates(entry.base_optimizer):
       losses[rate], extra[rate] = [], {}
       for seed in self._plan.tuning_seeds:
         record = self._run(entry, 'tuning', rate, seed, extra_steps)
@@ -284,7 +290,7 @@ class _Runner:
       **config.algorithm.as_record(),
       'decay_evaluations': config.decay_evaluations,
       'is_reshuffled': entry.method.is_reshuffled,
-      'grid': learning_rate_grid(entry.base_optimizer, plan.num_rates),
+      'grid': plan.rates(entry.base_optimizer),
       'tuning_seeds': list(plan.tuning_seeds),
     }
 

@@ -85,6 +85,8 @@ class Task:
       random.
     is_real_time: of a scanned stream, whether a step that took k gradient
       evaluations leaves the next k - 1 batches untrained on, only predicted.
+    has_centered_bytes: whether images are bytes less the mean image of the
+      train part, as Caffe's CIFAR-10 example has them; else shares of 255.
     data_dir: where the files of the data set (or the texts) lie; None where
       they are looked for by themselves.
   """
@@ -114,6 +116,7 @@ class Task:
   wrong_batches: float = 0.0
   is_real_time: bool = False
   num_lone_batches: int = 0
+  has_centered_bytes: bool = False
   data_dir: str | None = None
 
   def as_record(self) -> dict[str, Any]:
@@ -126,6 +129,7 @@ class Task:
       'wrong_batches': self.wrong_batches,
       'is_real_time': self.is_real_time,
       'num_lone_batches': self.num_lone_batches,
+      'has_centered_bytes': self.has_centered_bytes,
     }
     return {
       'name': self.name,
@@ -524,8 +528,9 @@ def test_part(task: Task) -> Parts:
   Raises:
     ValueError: the data are missing.
   """
-  return Parts(
-    *(x[: task.num_test] for x in _test(task.dataset, task.data_dir))
+  return _centered(
+    task,
+    Parts(*(x[: task.num_test] for x in _test(task.dataset, task.data_dir))),
   )
 
 
@@ -592,16 +597,35 @@ def _ordered(dataset: str, data_dir: str | None) -> Parts:
 
 
 def _train_part(task: Task) -> Parts:
-  return Parts(
-    *(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))
+  return _centered(
+    task,
+    Parts(*(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))),
   )
 
 
 def _validation_part(task: Task) -> Parts:
   end = task.num_train + task.num_test
-  return Parts(
-    *(x[task.num_train : end] for x in _ordered(task.dataset, task.data_dir))
+  return _centered(
+    task,
+    Parts(
+      *(x[task.num_train : end] for x in _ordered(task.dataset, task.data_dir))
+    ),
   )
+
+
+def _centered(task: Task, parts: Parts) -> Parts:
+  """The images as the task wants them: bytes less the mean, or as they are."""
+  if not task.has_centered_bytes:
+    return parts
+  mean = _mean_image(task.dataset, task.data_dir)
+  return Parts(255 * parts.inputs - mean, parts.labels)
+
+
+@functools.cache
+def _mean_image(dataset: str, data_dir: str | None) -> np.ndarray:
+  """Of the bytes of the whole train part, [h, w, c] float32."""
+  images = _load(dataset, data_dir).train.images
+  return images.mean(axis=0, dtype=np.float64).astype(np.float32)
 
 
 @functools.cache

@@ -35,6 +35,7 @@ class Workload:
     methods: names, without the loss-adaptive ones.
     has_loss_adaptive: whether `polyak` and `momo` are compared too.
     num_rates: learning rates in the grid.
+    rate_factor: of all of them, for inputs of another size.
     num_tuning_seeds: seeds of the runs that choose the rate; 0 where it is the
       published one.
     has_traces: whether what happened along the runs is recorded too.
@@ -48,6 +49,7 @@ class Workload:
   methods: tuple[str, ...] = _STREAM_METHODS
   has_loss_adaptive: bool = True
   num_rates: int = 6
+  rate_factor: float = 1.0
   num_tuning_seeds: int = 2
   has_traces: bool = True
   is_map: bool = False
@@ -162,6 +164,7 @@ _WORKLOADS = (
     methods=paper.CIFAR10_METHODS,
     has_loss_adaptive=False,
     num_rates=2,
+    rate_factor=paper.CIFAR10_RATE_FACTOR,
     num_tuning_seeds=1,
   ),
   Workload(
