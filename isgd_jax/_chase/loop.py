@@ -34,6 +34,7 @@ class ChaseResult(NamedTuple):
     num_evaluations: values-and-gradients computed, int32 scalar.
     is_reverted: whether the guard undid the chase, boolean scalar.
     grad: with a probe, the gradient to go on from. None without one.
+    judged: with a probe, what was made of its loss. None without one.
   """
 
   left: optax.Params | optax.Updates
@@ -42,6 +43,19 @@ class ChaseResult(NamedTuple):
   num_evaluations: jax.Array
   is_reverted: jax.Array
   grad: Any = None
+  judged: Any = None
+
+
+class Judged(NamedTuple):
+  """What is made of the loss of a probe.
+
+  Attributes:
+    record: what is kept of it, a pytree.
+    is_chosen: whether its gradient is to be gone on from, boolean scalar.
+  """
+
+  record: Any
+  is_chosen: jax.Array
 
 
 class Probe(NamedTuple):
@@ -51,13 +65,15 @@ class Probe(NamedTuple):
     is_due: whether to evaluate them and leave it at that, boolean scalar.
     rival: the other parameters, which are left as they are.
     grad: the gradient to go on from unless theirs is chosen.
-    is_chosen: `is_chosen(loss)`, whether their gradient is to be gone on from.
+    judge: `judge(record, loss) -> Judged`, of the loss that they have.
+    record: before it, a pytree.
   """
 
   is_due: jax.Array
   rival: optax.Params
   grad: optax.Updates
-  is_chosen: Callable[[jax.Array], jax.Array]
+  judge: Callable[[Any, jax.Array], Judged]
+  record: Any
 
 
 class _Carry(NamedTuple):
@@ -214,15 +230,20 @@ def chase(
     params = optax.tree.cast_like(before.left, subproblem.anchor)
     loss, grad = value_and_grad_fn(params)
     verdict = judge(before, loss, params)
-    next_grad = before.grad
+    next_grad, judged = before.grad, before.judged
     if probe is not None:
+      # Apart: else all of its arithmetic is compiled into the kernel of each
+      # leaf of the gradient.
+      judged = control_flow.run_once_if(
+        probe.is_due, lambda judged: probe.judge(judged.record, loss), judged
+      )
       verdict = _Verdict(
         is_to_step=verdict.is_to_step & ~probe.is_due,
         is_reverted=verdict.is_reverted & ~probe.is_due,
         is_over=verdict.is_over | probe.is_due,
       )
       next_grad = optax.tree.where(
-        probe.is_due & probe.is_chosen(loss),
+        judged.is_chosen,
         optax.tree.cast_like(grad, before.grad),
         before.grad,
       )
@@ -236,6 +257,7 @@ def chase(
       num_evaluations=before.num_evaluations + 1,
       is_reverted=verdict.is_reverted,
       grad=next_grad,
+      judged=judged,
     )
     return _Carry(result, solver_state, verdict.is_over)
 
@@ -266,6 +288,7 @@ def chase(
     num_evaluations=jnp.zeros((), jnp.int32),
     is_reverted=is_refused,
     grad=None if probe is None else probe.grad,
+    judged=None if probe is None else Judged(probe.record, probe.is_due & False),
   )
   carry = control_flow.while_loop(
     lambda carry: ~carry.is_over,

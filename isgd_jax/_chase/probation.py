@@ -31,6 +31,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from isgd_jax import _info
+
 # After one batch the gains do not tell the streams on which chases pay from the
 # others; after four they do, and after eight the rival has drifted away from
 # what it stands for.
@@ -141,8 +143,8 @@ def initial_trust(dtype: jax.typing.DTypeLike) -> PackedTrust:
 def pack(trust: Trust) -> PackedTrust:
   """Packs a record; `unpack` is its inverse."""
   return PackedTrust(
-    jnp.stack([getattr(trust, name) for name in _FLOATS]),
-    jnp.stack(
+    _info.vector_of([getattr(trust, name) for name in _FLOATS]),
+    _info.vector_of(
       [jnp.asarray(getattr(trust, name), jnp.int32) for name in _INTEGERS]
     ),
   )

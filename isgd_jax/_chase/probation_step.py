@@ -48,6 +48,20 @@ class _Carry(NamedTuple):
   outcome: _info.Outcome
 
 
+class _Decision(NamedTuple):
+  """What a trip makes of the record.
+
+  Attributes:
+    packed_trust: the record.
+    is_to_chase: whether a chase follows, boolean scalar.
+    leads: whether the chase of this trip leads, boolean scalar.
+  """
+
+  packed_trust: probation.PackedTrust
+  is_to_chase: jax.Array
+  leads: jax.Array
+
+
 def initial_state(
   params: optax.Params, dtype: jax.typing.DTypeLike
 ) -> ProbationState:
@@ -78,15 +92,18 @@ def chase_on_probation(
     """Evaluates the rival, or chases."""
     inner = batch.inside(carry.is_probe)
     is_flagged = chase_step.is_chase_due(settings, inner)
-    trust = probation.unpack(carry.packed_trust)
     # As in `Batch.inside`: a product with the state, of the size of parameters.
     _, frozen_state = jax.lax.optimization_barrier((carry.is_probe, base_state))
     grad = optax.tree.cast_like(carry.slot, updates)
 
-    def judge_rival(loss):
+    def judge_rival(packed_trust, loss):
       """The record with the rival's loss in it, and whether it takes over."""
+      trust = probation.unpack(packed_trust)
       observed = probation.observe(trust, inner.loss, loss)
-      return probation.settle(observed, is_flagged, inner.sigma, rules)
+      settled, is_undone = probation.settle(
+        observed, is_flagged, inner.sigma, rules
+      )
+      return loop.Judged(probation.pack(settled), is_undone)
 
     result = chase_step.chase_from(
       settings,
@@ -100,23 +117,43 @@ def chase_on_probation(
         is_due=carry.is_probe,
         rival=carry.rival,
         grad=grad,
-        is_chosen=lambda loss: judge_rival(loss)[1],
+        judge=judge_rival,
+        record=carry.packed_trust,
       ),
     )
-    settled, is_undone = judge_rival(result.loss)
-    is_undone &= carry.is_probe
+    is_undone = result.judged.is_chosen
     num_evaluations = carry.outcome.num_evaluations + result.num_evaluations
-    admitted, is_to_chase = probation.admit(
-      settled,
-      is_flagged & ~is_undone,
-      inner.num_training_steps,
-      inner.num_extra_evaluations + num_evaluations,
-      settings.max_chase_steps,
+
+    def decide(before: _Decision) -> _Decision:
+      """After a probe, whether to chase; after a chase, who leads."""
+      admitted, is_to_chase = probation.admit(
+        probation.unpack(result.judged.record),
+        is_flagged & ~is_undone,
+        inner.num_training_steps,
+        inner.num_extra_evaluations + num_evaluations,
+        settings.max_chase_steps,
+      )
+      begun, leads = probation.begin(
+        probation.unpack(before.packed_trust),
+        ~carry.is_probe & ~result.is_reverted,
+        inner.loss - result.loss,
+        rules,
+      )
+      record = optax.tree.where(carry.is_probe, admitted, begun)
+      return _Decision(
+        probation.pack(record), carry.is_probe & is_to_chase, leads
+      )
+
+    # Apart, as a loop of one trip: else all of this is compiled into the kernel
+    # of each leaf.
+    decision = control_flow.run_once_if(
+      carry.is_due,
+      decide,
+      _Decision(
+        carry.packed_trust, carry.is_probe & False, carry.is_probe & False
+      ),
     )
-    is_chased = ~carry.is_probe & ~result.is_reverted
-    begun, leads = probation.begin(
-      trust, is_chased, inner.loss - result.loss, rules
-    )
+    leads = decision.leads
     slot, rival = _place_candidates(
       base_update, frozen_state, params, carry, result, is_undone, leads
     )
@@ -125,14 +162,12 @@ def chase_on_probation(
       final_loss=jnp.where(leads, outcome.final_loss, inner.loss)
     )
     return _Carry(
-      is_due=carry.is_probe & is_to_chase,
+      is_due=decision.is_to_chase,
       is_probe=carry.is_probe & False,
       slot=slot,
       is_moved=is_undone | leads,
       rival=rival,
-      packed_trust=probation.pack(
-        optax.tree.where(carry.is_probe, admitted, begun)
-      ),
+      packed_trust=decision.packed_trust,
       outcome=optax.tree.where(carry.is_probe, carry.outcome, outcome)._replace(
         num_evaluations=num_evaluations,
         is_undone=carry.outcome.is_undone | is_undone,
