@@ -284,6 +284,49 @@ def test_a_small_step_in_a_scan_pays_for_few_kernels(base, probation, most):
   assert of_base < with_isgd <= of_base + most
 
 
+def instructions_of_a_leaf_more(optimizer):
+  """By how many instructions, kernels included, a leaf more adds to a step."""
+
+  def num_instructions(num_layers):
+    params = [(jnp.zeros((8, 8)), jnp.zeros(8))] * num_layers
+    with jax.numpy_dtype_promotion('standard'):
+      opt_state = optimizer.init(params)
+      text = (
+        jax.jit(lambda params, opt_state, batch: step(params, opt_state, batch))
+        .lower(params, opt_state, (jnp.zeros((4, 8)), jnp.zeros(4, jnp.int32)))
+        .compile()
+        .as_text()
+      )
+    return len(re.findall(r'^ +(?:ROOT )?%?[\w.-]+ = ', text, re.MULTILINE))
+
+  def step(params, opt_state, batch):
+    value, grads = jax.value_and_grad(loss_fn)(params, batch)
+    updates, opt_state = optimizer.update(
+      grads,
+      opt_state,
+      params,
+      value=value,
+      value_fn=lambda p: loss_fn(p, batch),
+    )
+    return optax.apply_updates(params, updates), opt_state
+
+  return (num_instructions(6) - num_instructions(2)) / 8
+
+
+@since_jax_0_10_2
+@pytest.mark.parametrize('base', ['momentum', 'adam'])
+def test_probation_s_arithmetic_is_not_compiled_for_each_leaf(base):
+  """Judged and decided apart, once. Else this ratio is above 1.5."""
+  chart = isgd_jax.default_chart(50)
+  without, with_probation = (
+    instructions_of_a_leaf_more(
+      isgd_jax.isgd(BASES[base], chart, probation=probation)
+    )
+    for probation in (False, True)
+  )
+  assert without < with_probation < 1.4 * without
+
+
 def of_loss_and_norm(size=100):
   chart = isgd_jax.shewhart(size)
   return isgd_jax.any_of(chart, isgd_jax.chart_of('gradient_norm', chart))
