@@ -154,7 +154,7 @@ _WORKLOADS = (
     methods=paper.MNIST_METHODS,
     has_loss_adaptive=False,
     num_rates=3,
-    num_tuning_seeds=1,
+    num_tuning_seeds=2,
   ),
   Workload(
     'paper-cifar10',
