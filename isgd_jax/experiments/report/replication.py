@@ -278,7 +278,7 @@ def _on_batches(folder: pathlib.Path) -> list[list[str]]:
         np.array(kinds['single_class'], float), np.array(kinds['iid'], float)
       )
       spread = (
-        f'{np.median(ratios[-5:]):.0f} times as wide at the end of a run '
+        f'{np.median(ratios[-5:]):.1f} times as wide at the end of a run '
         f'({title})'
       )
   shares = {

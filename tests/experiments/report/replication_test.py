@@ -150,7 +150,8 @@ def test_the_pictures_are_of_mnist_where_they_were_made_on_it(folder):
     demonstrate(folder, dataset)
     lines = replication.claims_table(folder.path, {}).splitlines()
     assert (
-      f'6 times as wide at the end of a run (LeNet on {dataset})' in (lines[2])
+      f'6.0 times as wide at the end of a run (LeNet on {dataset})'
+      in (lines[2])
     )
     assert 'explains 100% of the variance' in lines[3]
     assert f'reshuffled (LeNet on {dataset})' in lines[3]
