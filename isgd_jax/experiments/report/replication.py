@@ -358,12 +358,22 @@ def _on_batch_sizes(records: Sequence[Mapping[str, Any]]) -> str:
     steps = {size: statistics.median(counts) for size, counts in runs.items()}
     seconds = {size: steps[size] * seconds_of[size] for size in steps}
     best, least = min(seconds, key=seconds.__getitem__), min(steps)
+    of_step = (
+      ''
+      if timing['workload'] == 'mnist'
+      else (
+        f', at the seconds of a step on {timing["workload"]}, of the same shapes'
+      )
+    )
+    is_open = ' (the largest, so larger ones may be better yet)' * (
+      best == max(steps)
+    )
     found = (
       f'on MNIST, from {least} to {max(steps)} examples a batch (rate tuned at '
       f'each), the steps to a training loss of {work["target_loss"]:g} fall '
       f'from {steps[least]:,.0f} to {steps[max(steps)]:,.0f}; {best} is '
-      f'soonest there, in {seconds[best]:.3g} s, where {least} takes '
-      f'{seconds[least]:.3g} s'
+      f'soonest there{is_open}, in {seconds[best]:.3g} s, where {least} takes '
+      f'{seconds[least]:.3g} s{of_step}'
     )
   return f'{found}; on one CPU: [batch size](batch_size.md)'
 

@@ -220,10 +220,14 @@ def test_the_best_batch_size_on_mnist_is_that_of_the_measured_lines(
     folder.path, {}, batch_sizes=of_batch_sizes(same_step_as)
   )
   (line,) = [x for x in table.splitlines() if 'depends on the machine' in x]
-  assert 'a training loss of 0.1 fall from 2,000 to 1,000; 32 is soonest' in (
-    line
+  assert (
+    'a training loss of 0.1 fall from 2,000 to 1,000; 32 is soonest there ('
+    in (line)
   )
-  assert 'in 150 s, where 16 takes 200 s' in line
+  assert (
+    'larger ones may be better yet), in 150 s, where 16 takes 200 s' in line
+  )
+  assert ('of a step on fashion-mnist' in line) == (same_step_as is not None)
   assert 'not run' in line
 
 
