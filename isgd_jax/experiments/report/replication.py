@@ -358,12 +358,9 @@ def _on_batch_sizes(records: Sequence[Mapping[str, Any]]) -> str:
     steps = {size: statistics.median(counts) for size, counts in runs.items()}
     seconds = {size: steps[size] * seconds_of[size] for size in steps}
     best, least = min(seconds, key=seconds.__getitem__), min(steps)
-    of_step = (
-      ''
-      if timing['workload'] == 'mnist'
-      else (
-        f', at the seconds of a step on {timing["workload"]}, of the same shapes'
-      )
+    timed = timing['workload']
+    of_step = f', at the seconds of a step on {timed}, of the same shapes' * (
+      timed != 'mnist'
     )
     is_open = ' (the largest, so larger ones may be better yet)' * (
       best == max(steps)
