@@ -50,9 +50,13 @@ docs: $(VENV)/.docs
 docs-serve: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
+# Where the variable MNIST names the folder of its files, MNIST is measured too;
+# without it, what is on record of it stays as it is.
+mnist := $(if $(MNIST),--mnist $(MNIST))
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
-	$(BIN)/python benchmarks/batch_size_validation.py --out benchmarks/batch_size_validation.jsonl
+	$(BIN)/python benchmarks/batch_size_validation.py $(mnist) \
+	  --out benchmarks/batch_size_validation.jsonl
 
 # What is on record in results/ is not repeated.
 workloads := stationary-digits stationary-fashion sampling-bias imbalance \
@@ -62,6 +66,7 @@ results: $(VENV)/.experiments
 	  $(BIN)/isgd-jax compare $$workload --out results || exit; done
 	$(BIN)/isgd-jax compare ablation --seeds 3 --out results
 	$(BIN)/isgd-jax demonstrate --out results
+	$(if $(mnist),$(BIN)/isgd-jax demonstrate $(mnist) --out results)
 	$(BIN)/isgd-jax report results
 	$(BIN)/python docs/update_readme.py
 

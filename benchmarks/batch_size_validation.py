@@ -1,24 +1,27 @@
 """Whether the batch-size planner's laws predict what training needs.
 
 An MLP with 128 hidden units is trained to a fixed smoothed training loss at six
-batch sizes, with momentum, on digits and on Fashion-MNIST (Debian's package
-dataset-fashion-mnist). The learning rate is tuned at each size, on a grid a
-factor of 2 apart that grows where its best rate is at an edge; tuning seeds are
-apart from reporting seeds. Then come the seconds of a step at each size, and
-what the planner would measure: a pilot run at batch 128 with the gradient noise
-scale at five points of it.
+batch sizes, with momentum, on digits, on Fashion-MNIST (Debian's package
+dataset-fashion-mnist) and, where `--mnist` names the folder of its files, on
+MNIST. The learning rate is tuned at each size, on a grid a factor of 2 apart
+that grows where its best rate is at an edge; tuning seeds are apart from
+reporting seeds. Then come the seconds of a step at each size, and what the
+planner would measure: a pilot run at batch 128 with the gradient noise scale at
+five points of it.
 
 Writes JSON lines to `--out`, and no predictions: `docs/batch_size_results.py`
 makes these, the tables and the figure from the lines.
 
     make bench
 
-With `--only-seconds` the seconds of a step alone are measured anew, and the
-rest of `--out` stays as it is.
+With `--workloads` these alone are measured, and with `--only-seconds` the
+seconds of a step alone; the rest of `--out` stays as it is. MNIST alone:
+
+    batch_size_validation.py --workloads mnist --mnist DIR --out FILE
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import datetime
 import functools
 import itertools
@@ -52,28 +55,46 @@ NUM_NOISE_BATCHES = 48
 NUM_REPEATS = 300
 _CHUNK_EXAMPLES = 16384
 
+Record = dict[str, Any]
+
 
 class Workload(NamedTuple):
-  """A data set, and the loss to train to."""
+  """A data set, and the loss to train to.
+
+  Attributes:
+    name: of the data set.
+    target_loss: smoothed training loss, nats.
+    smoothing_examples: so many are averaged.
+    max_epochs: a run that takes more misses the target.
+    same_step_as: a workload of the same shapes, whose seconds of a step are
+      its seconds too; None where they are measured.
+  """
 
   name: str
   target_loss: float
   smoothing_examples: int
   max_epochs: int
+  same_step_as: str | None = None
 
 
 WORKLOADS = (
   Workload('digits', 0.1, smoothing_examples=1024, max_epochs=150),
   Workload('fashion-mnist', 0.35, smoothing_examples=4096, max_epochs=12),
+  Workload(
+    *('mnist', 0.1),
+    smoothing_examples=4096,
+    max_epochs=12,
+    same_step_as='fashion-mnist',
+  ),
 )
 
 
 class Problem:
   """A network on a data set in memory, and its compiled steps."""
 
-  def __init__(self, workload: Workload):
+  def __init__(self, workload: Workload, data_dir: str | None = None):
     """Loads the data onto the device."""
-    dataset = datasets.load_dataset(workload.name)
+    dataset = datasets.load_dataset(workload.name, data_dir=data_dir)
     images = dataset.train.images.astype(np.float32)
     if dataset.train.images.dtype == np.uint8:
       images /= 255
@@ -302,9 +323,9 @@ def stamp() -> dict[str, Any]:
   return {'date': today, **environment()}
 
 
-def measure(workload: Workload, is_quick: bool) -> Iterator[dict[str, Any]]:
+def measure(problem: Problem, is_quick: bool) -> Iterator[dict[str, Any]]:
   """Every record of one workload."""
-  problem = Problem(workload)
+  workload = problem.workload
   tuning = TUNING_SEEDS[:1] if is_quick else TUNING_SEEDS
   reporting = REPORTING_SEEDS[:1] if is_quick else REPORTING_SEEDS
   yield {
@@ -333,30 +354,72 @@ def measure(workload: Workload, is_quick: bool) -> Iterator[dict[str, Any]]:
         bar.update()
   # A tuning seed: the reporting runs are not to be known beforehand.
   yield from pilot_records(problem, rates[PILOT_BATCH_SIZE], tuning[0])
-  yield seconds_record(problem, NUM_REPEATS // 10 if is_quick else NUM_REPEATS)
+  if workload.same_step_as is None:
+    num_repeats = NUM_REPEATS // 10 if is_quick else NUM_REPEATS
+    yield seconds_record(problem, num_repeats)
+
+
+def merged(
+  old: Sequence[Record], new: Sequence[Record], *, only_seconds: bool = False
+) -> list[Record]:
+  """Old lines with the new ones in the place of those that were made anew.
+
+  Args:
+    old: what was on record.
+    new: what was measured.
+    only_seconds: whether that is the seconds of a step alone.
+
+  Returns:
+    The lines of each workload together, in the order of `WORKLOADS`.
+  """
+  names = {record['workload'] for record in new}
+  kept = [
+    record
+    for record in old
+    if record['workload'] not in names
+    or (only_seconds and record['kind'] != 'step_seconds')
+  ]
+  order = [workload.name for workload in WORKLOADS]
+  return sorted([*kept, *new], key=lambda r: order.index(r['workload']))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+  """The options; `workloads` are those to be measured."""
+  names = [workload.name for workload in WORKLOADS]
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--out', type=pathlib.Path, required=True)
+  parser.add_argument('--workloads', nargs='+', choices=names)
+  parser.add_argument('--mnist', help="folder of MNIST's four IDX files")
+  parser.add_argument('--quick', action='store_true', help='digits, one seed')
+  parser.add_argument('--only-seconds', action='store_true')
+  options = parser.parse_args(arguments)
+  if options.workloads is None:
+    options.workloads = names[:1] if options.quick else names
+    if options.mnist is None and 'mnist' in options.workloads:
+      options.workloads.remove('mnist')
+  if 'mnist' in options.workloads and options.mnist is None:
+    parser.error('mnist needs --mnist DIR, the folder of its files')
+  return options
 
 
 def main() -> None:
   """Measures, and replaces the file when all is measured."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('--quick', action='store_true', help='digits, one seed')
-  parser.add_argument('--only-seconds', action='store_true')
-  options = parser.parse_args()
-  works = WORKLOADS[:1] if options.quick else WORKLOADS
-  if options.only_seconds:
-    old = list(files.read_records(options.out))
-    names = {record['workload'] for record in old}
-    records = [r for r in old if r['kind'] != 'step_seconds']
-    records += [
-      seconds_record(Problem(work), NUM_REPEATS)
-      for work in works
-      if work.name in names
-    ]
-  else:
-    records = [r for work in works for r in measure(work, options.quick)]
+  options = parse()
+  old = list(files.read_records(options.out)) if options.out.exists() else []
+  on_record = {record['workload'] for record in old}
+  new = []
+  for workload in WORKLOADS:
+    if workload.name not in options.workloads:
+      continue
+    data_dir = options.mnist if workload.name == 'mnist' else None
+    problem = Problem(workload, data_dir)
+    if not options.only_seconds:
+      new += measure(problem, options.quick)
+    elif workload.name in on_record and workload.same_step_as is None:
+      new.append(seconds_record(problem, NUM_REPEATS))
+  records = merged(old, new, only_seconds=options.only_seconds)
   files.write_records(options.out, records)
-  for record in records:
+  for record in new:
     if record['kind'] in ('pilot', 'noise'):
       print(json.dumps(json.loads(files.to_json(record))), file=sys.stdout)
 

@@ -46,7 +46,8 @@ class Measured(NamedTuple):
     step_seconds: float64[n], medians.
     noise: its records, ascending by step.
     pilot: its record.
-    timing: the record of the seconds of a step.
+    timing: the record of the seconds of a step, of this workload or of the one
+      whose step is the same.
   """
 
   workload: dict[str, Any]
@@ -93,7 +94,8 @@ def load(path: pathlib.Path = LINES) -> list[Measured]:
   measured = []
   for work in (r for r in records if r['kind'] == 'workload'):
     name = work['workload']
-    (timing,), (pilot,) = of_kind('step_seconds', name), of_kind('pilot', name)
+    (timing,) = of_kind('step_seconds', work.get('same_step_as') or name)
+    (pilot,) = of_kind('pilot', name)
     runs = [r for r in of_kind('run', name) if r['part'] == 'reporting']
     sizes = timing['batch_sizes']
     of_size = [[r for r in runs if r['batch_size'] == size] for size in sizes]
@@ -290,12 +292,19 @@ def section(works: list[Measured]) -> str:
   tuning, reporting = (
     len(works[0].workload[f'{part}_seeds']) for part in ('tuning', 'reporting')
   )
+  same_steps = ''.join(
+    f' A step on {w.workload["workload"]} has the shapes of one on '
+    f'{other}, whose seconds it is given: they were not measured again.'
+    for w in works
+    if (other := w.workload.get('same_step_as'))
+  )
   parts = [
     f'MLP with 128 hidden units, momentum 0.9, to a smoothed training loss of '
     f'{targets}; the rate tuned at each size over {tuning} seeds; medians '
     f'(and ranges) of {reporting} other seeds; seconds without compilation '
     f'({hardware["device"]}, {hardware["num_cpus"]} cores, jax '
-    f'{versions["jax"]}, Python {versions["python"]}, {timing["date"]}).',
+    f'{versions["jax"]}, Python {versions["python"]}, {timing["date"]}).'
+    f'{same_steps}',
     score_table(works),
     verdict(works),
     '![Steps and seconds to the target by batch size, measured and predicted]'

@@ -261,7 +261,17 @@ def rivals_section() -> str:
 
 def claims_section() -> str:
   """The paper's claims, each beside what was measured here."""
-  return replication.claims_table(ROOT / 'results', measured_rows())
+  return replication.claims_table(
+    ROOT / 'results',
+    measured_rows(),
+    step_costs=newest_run('step_cost'),
+    batch_sizes=runs_of('batch_size_validation'),
+  )
+
+
+def pictures_section() -> str:
+  """What the paper's pictures show on MNIST."""
+  return replication.describe_pictures(ROOT / 'results')
 
 
 def targets_section() -> str:
@@ -371,6 +381,7 @@ def render(text: str) -> str:
     'streams': streams_section,
     'rivals': rivals_section,
     'claims': claims_section,
+    'pictures': pictures_section,
     'targets': targets_section,
     'map': map_section,
     'bench': bench_section,

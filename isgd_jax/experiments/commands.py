@@ -307,8 +307,9 @@ class Demonstrate:
   ISGD. One learning rate, not tuned, serves all methods of a base optimizer:
   this shows what the control chart sees and does not compare the methods.
   Prints what was measured. Writes to the folder --out a line of JSON for each
-  run (demonstrations.jsonl) and figures drawn from them
-  (demonstrations-*.png). The defaults take up to four minutes on two CPU cores.
+  run (demonstrations.jsonl, of MNIST demonstrations-mnist.jsonl) and figures
+  drawn from them (demonstrations-*.png). The defaults take up to four minutes
+  on two CPU cores.
   Runs that are on record are not repeated: a command that was stopped goes on
   where it was when it is given again.
   """
@@ -320,8 +321,8 @@ class Demonstrate:
   """All images, 15 epochs: for an accelerator."""
 
   mnist: str | None = None
-  """Folder of MNIST's four IDX files, which take the place of Fashion-MNIST's;
-  give --out a folder of its own."""
+  """Folder of MNIST's four IDX files, which take the place of Fashion-MNIST's.
+  Records and figures of both can lie in one folder."""
 
   figures: FigureFormat = 'png'
   """Format of the figures."""
@@ -334,7 +335,7 @@ class Demonstrate:
     plotting.new_figure()  # A missing matplotlib shows now, not after the runs.
     task = demonstrations.demonstration_task(self.large, mnist=self.mnist)
     records = demonstrations.run_demonstrations(task, self.out)
-    demonstrations.draw_demonstrations(self.out, self.figures)
+    demonstrations.draw_demonstrations(self.out, self.figures, task.dataset)
     print(demonstrations.describe_demonstrations(records))
     print(f'\nRecords and figures: {self.out}')
 

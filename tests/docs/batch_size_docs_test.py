@@ -7,6 +7,8 @@ import re
 import jax
 import pytest
 
+from benchmarks import batch_size_validation as validation
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/batch_size.md'
 
@@ -50,3 +52,51 @@ def test_the_recommended_law_is_the_one_whose_form_holds(results):
       for law in ('critical', 'paper')
     )
     assert critical < paper
+
+
+def test_a_step_of_the_same_shapes_has_the_seconds_of_the_other(results):
+  works = {work.workload['workload']: work for work in results.load()}
+  for workload in validation.WORKLOADS:
+    work = works[workload.name]
+    assert work.timing['workload'] == (workload.same_step_as or workload.name)
+    assert work.workload['target_loss'] == workload.target_loss
+
+
+def lines(*names):
+  return [
+    {'kind': kind, 'workload': name, 'is_new': False}
+    for name in names
+    for kind in ('workload', 'run', 'step_seconds')
+  ]
+
+
+def test_what_is_not_measured_anew_stays_as_it_is():
+  old = lines('digits', 'fashion-mnist')
+  new = [{**line, 'is_new': True} for line in lines('mnist', 'digits')]
+  assert validation.merged(old, new) == [*new[3:], *old[3:], *new[:3]]
+  # Once more: the same file.
+  both = validation.merged(old, new)
+  assert validation.merged(both, new) == both
+
+
+def test_of_the_seconds_alone_the_runs_stay_as_they_are():
+  old = lines('digits', 'fashion-mnist')
+  new = {'kind': 'step_seconds', 'workload': 'digits', 'is_new': True}
+  assert validation.merged(old, [new], only_seconds=True) == [
+    *old[:2],
+    new,
+    *old[3:],
+  ]
+
+
+def test_mnist_is_measured_where_its_files_are_named(capsys):
+  def measured(*options):
+    return validation.parse(['--out', 'lines.jsonl', *options]).workloads
+
+  assert measured() == ['digits', 'fashion-mnist']
+  assert measured('--mnist', 'a/folder')[-1] == 'mnist'
+  assert measured('--quick', '--mnist', 'a/folder') == ['digits']
+  assert measured('--workloads', 'mnist', '--mnist', 'a/folder') == ['mnist']
+  with pytest.raises(SystemExit):
+    measured('--workloads', 'mnist')
+  assert 'needs --mnist DIR' in capsys.readouterr().err

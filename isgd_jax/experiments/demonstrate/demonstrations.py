@@ -31,6 +31,7 @@ from isgd_jax.experiments.runs.workloads import WORKLOADS
 
 __all__ = [
   'LEARNING_RATES',
+  'STEMS',
   'demonstration_task',
   'describe_demonstrations',
   'draw_demonstrations',
@@ -42,7 +43,12 @@ LEARNING_RATES: Mapping[str, float] = types.MappingProxyType(
   {'sgd': 0.1, 'momentum': 0.01, 'nesterov': 0.01}
 )
 
-_FILE = 'demonstrations.jsonl'
+# By data set, what the names of the file and of the figures begin with: each
+# has its own, so that they stand side by side in a folder.
+_STEM = 'demonstrations'
+STEMS: Mapping[str, str] = types.MappingProxyType(
+  {'mnist': f'{_STEM}-mnist', 'fashion-mnist': _STEM}
+)
 
 
 def demonstration_task(
@@ -97,8 +103,9 @@ def run_demonstrations(
   Args:
     task: a stationary one in a fixed cycle, of two epochs and a window of 11
       batches or more.
-    out: folder for `demonstrations.jsonl`; made if missing. Of each run, the
-      file has a line with its configuration and environment.
+    out: folder for `demonstrations.jsonl`, or of MNIST
+      `demonstrations-mnist.jsonl`; made if missing. Of each run, the file has a
+      line with its configuration and environment.
     learning_rates: of base optimizers by name; all their methods have it.
     seed: of the cycle and the initial parameters.
     show_progress: whether to show a progress bar on stderr; None shows it on a
@@ -129,7 +136,8 @@ def run_demonstrations(
       f'{task.window_size}; take another, such as demonstration_task()'
     )
   plan = plan_runs(task, learning_rates, seed)
-  path = files.prepare_output_folder(out) / _FILE
+  stem = STEMS.get(task.dataset, _STEM)
+  path = files.prepare_output_folder(out) / f'{stem}.jsonl'
   records = {r['id']: r for r in _records(path) if r['id'] in plan}
   model = tasks.build_task_model(task)
   bar = progress(
@@ -163,14 +171,18 @@ def run_demonstrations(
       'command goes on from there'
     ) from error
   _put_last(path, plan)
-  return read_demonstrations(out)
+  return read_demonstrations(out, task.dataset)
 
 
-def read_demonstrations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_demonstrations(
+  folder: str | os.PathLike[str], dataset: str = 'fashion-mnist'
+) -> list[dict[str, Any]]:
   """The runs that were made last, under one configuration.
 
   Args:
-    folder: with `demonstrations.jsonl`.
+    folder: with `demonstrations.jsonl`, or of MNIST
+      `demonstrations-mnist.jsonl`.
+    dataset: `'mnist'`, or any other for the file of all others.
 
   Returns:
     Records, one a base optimizer and method: `base`, `method`, `learning_rate`,
@@ -191,12 +203,13 @@ def read_demonstrations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ...   print('isgd-jax demonstrate' in str(error))
     True
   """
-  path = pathlib.Path(folder) / _FILE
+  path = pathlib.Path(folder) / f'{STEMS.get(dataset, _STEM)}.jsonl'
   records = list(_records(path))
   if not records:
     found = 'no run in it' if path.exists() else 'no such file'
+    options = f'--out {folder}' + ' --mnist DIR' * (dataset == 'mnist')
     raise data_error(
-      path, found, 'runs', f'make them: isgd-jax demonstrate --out {folder}'
+      path, found, 'runs', f'make them: isgd-jax demonstrate {options}'
     )
   latest = records[-1]['plan']
   return list({r['id']: r for r in records if r['plan'] == latest}.values())
@@ -205,16 +218,19 @@ def read_demonstrations(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def draw_demonstrations(
   folder: str | os.PathLike[str],
   figure_format: figures.FigureFormat = 'png',
+  dataset: str = 'fashion-mnist',
 ) -> list[pathlib.Path]:
   """Draws the figures that the records in a folder are enough for.
 
   Args:
-    folder: with `demonstrations.jsonl`; the figures go there.
+    folder: with the records; the figures go there.
     figure_format: of the figures.
+    dataset: as `read_demonstrations` takes it.
 
   Returns:
     The figures: `demonstrations-batch-kinds.png`, `demonstrations-positions
-    .png` and for each base optimizer `demonstrations-distributions-<base>.png`.
+    .png` and for each base optimizer `demonstrations-distributions-<base>.png`;
+    of MNIST `demonstrations-mnist-batch-kinds.png` and so on.
 
   Raises:
     DataError: (a `ValueError`) there are no records.
@@ -232,12 +248,13 @@ def draw_demonstrations(
   """
   plotting.new_figure()  # A missing matplotlib shows before anything is drawn.
   folder = pathlib.Path(folder)
-  records = read_demonstrations(folder)
+  records = read_demonstrations(folder, dataset)
+  stem = STEMS.get(dataset, _STEM)
   title = records[0]['task_config']['title']
   drawn = []
 
   def path(name: str) -> pathlib.Path:
-    drawn.append(folder / f'demonstrations-{name}.{figure_format}')
+    drawn.append(folder / f'{stem}-{name}.{figure_format}')
     return drawn[-1]
 
   for record in records:

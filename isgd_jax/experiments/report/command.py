@@ -390,19 +390,21 @@ def _demonstrations(
   out: pathlib.Path,
   figure_format: figures.FigureFormat,
 ) -> Sequence[str]:
-  """What `isgd-jax demonstrate` left in the folder, if it did."""
-  try:
-    records = demonstrations.read_demonstrations(folder)
-  except DataError:
-    return []
-  return [
-    "## What the chart sees: the paper's own demonstrations",
-    demonstrations.describe_demonstrations(records),
-    *(
-      _picture(path, out, path.stem.replace('-', ' '))
-      for path in demonstrations.draw_demonstrations(folder, figure_format)
-    ),
-  ]
+  """What `isgd-jax demonstrate` left in the folder, of each data set."""
+  parts = []
+  for dataset in demonstrations.STEMS:
+    try:
+      records = demonstrations.read_demonstrations(folder, dataset)
+    except DataError:
+      continue
+    drawn = demonstrations.draw_demonstrations(folder, figure_format, dataset)
+    parts += [
+      demonstrations.describe_demonstrations(records),
+      *(_picture(p, out, p.stem.replace('-', ' ')) for p in drawn),
+    ]
+  if parts:
+    parts.insert(0, "## What the chart sees: the paper's own demonstrations")
+  return parts
 
 
 def _paper_map(

@@ -1,10 +1,10 @@
 """The paper's claims, each beside what was measured here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import math
 import pathlib
 import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,8 @@ _TITLES = {
 # Fewer say nothing that could not be luck.
 _MIN_SEEDS = 5
 _NOT_RUN = 'not run'
+# ILSVRC-2012's train part: Russakovsky et al. 2015, arXiv:1409.0575, table 2.
+_NUM_IMAGENET_IMAGES = 1_281_167
 _NUM_LAST_EPOCHS = 3
 
 
@@ -181,12 +183,20 @@ def _share(gain: float) -> str:
   return f'{round(100 * gain):+d} %'
 
 
-def claims_table(folder: pathlib.Path, rows: Rows) -> str:
+def claims_table(
+  folder: pathlib.Path,
+  rows: Rows,
+  *,
+  step_costs: Mapping[str, Any] | None = None,
+  batch_sizes: Sequence[Mapping[str, Any]] = (),
+) -> str:
   """Claim by claim: the paper's number, ours, and why they may differ.
 
   Args:
     folder: with all records.
     rows: of them.
+    step_costs: the benchmark's line on the time of a step.
+    batch_sizes: the benchmark's lines on steps to a loss by batch size.
 
   Returns:
     A Markdown table.
@@ -220,19 +230,13 @@ def claims_table(folder: pathlib.Path, rows: Rows) -> str:
       _headline(rows, 'paper-cifar10/quick', 'momentum'),
       'Defined as `paper-cifar10`.',
     ],
-    [
-      'AlexNet on ImageNet',
-      '56.3 % top-1 and 80.1 % top-5 in 11.5 h on 4 TITAN X, batch 1536',
-      _NOT_RUN,
-      'Needs ImageNet; `isgd-jax train --model alexnet --dataset imagefolder` '
-      'is the set-up.',
-    ],
+    _on_alexnet(step_costs),
     [
       'several GPUs; the best batch size depends on the machine',
       'a study of learning rate, synchronisation and saturation',
-      'on Fashion-MNIST and one CPU: [batch size](batch_size.md); on MNIST '
-      f'{_NOT_RUN}',
-      '',
+      _on_batch_sizes(batch_sizes),
+      'On several GPUs, and on a second machine, not run: one CPU has no '
+      'synchronisation to save.',
     ],
   ]
   return markdown.markdown_table(
@@ -240,12 +244,32 @@ def claims_table(folder: pathlib.Path, rows: Rows) -> str:
   )
 
 
+def _demonstrated(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """The demonstrations on MNIST; without them, those on another data set."""
+  for dataset in demonstrations.STEMS:
+    try:
+      return demonstrations.read_demonstrations(folder, dataset)
+    except DataError:
+      continue
+  return []
+
+
+def describe_pictures(folder: pathlib.Path) -> str:
+  """What the paper's pictures show, in numbers.
+
+  Args:
+    folder: with all records.
+
+  Returns:
+    Markdown.
+  """
+  records = _demonstrated(folder)
+  return numbers.describe_demonstrations(records) if records else _NOT_RUN
+
+
 def _on_batches(folder: pathlib.Path) -> list[list[str]]:
   """Why batches differ, from the demonstrations."""
-  try:
-    records = demonstrations.read_demonstrations(folder)
-  except DataError:
-    records = []
+  records = _demonstrated(folder)
   spread = place = _NOT_RUN
   for record in records:
     title = record['task_config']['title']
@@ -254,7 +278,7 @@ def _on_batches(folder: pathlib.Path) -> list[list[str]]:
         np.array(kinds['single_class'], float), np.array(kinds['iid'], float)
       )
       spread = (
-        f'{np.median(ratios[-5:]):.0f} times as wide at the end of a run '
+        f'{np.median(ratios[-5:]):.1f} times as wide at the end of a run '
         f'({title})'
       )
   shares = {
@@ -280,6 +304,75 @@ def _on_batches(folder: pathlib.Path) -> list[list[str]]:
     ],
     ["a batch's place in the fixed cycle tells its loss", 'figure', place, ''],
   ]
+
+
+def _on_alexnet(step_costs: Mapping[str, Any] | None) -> list[str]:
+  """What was not trained, and how fast it would be here."""
+  here = f'training {_NOT_RUN}'
+  why = (
+    'We do not have ImageNet; `isgd-jax train --model alexnet --dataset '
+    'imagefolder` is the set-up.'
+  )
+  step_costs = step_costs or {'rows': ()}
+  for row in step_costs['rows']:
+    network, _, size = row['network'].partition(', batch ')
+    if network != 'alexnet':
+      continue
+    step = row['untriggered']
+    alone = 1000 * int(size) / step['base_ms']
+    low, high = step['quartiles']
+    hardware = step_costs['hardware']
+    here += (
+      f'; a step at batch {size}: {alone:.1f} images a second with '
+      f'{row["base"]} alone, {alone / step["ratio"]:.1f} with `isgd` and no '
+      f'chase ({step["ratio"]:.3f} times the seconds, quartiles {low:.3f} to '
+      f'{high:.3f}; {hardware["device"]}, {hardware["num_cpus"]} cores)'
+    )
+    days = _NUM_IMAGENET_IMAGES / alone / 86400
+    why += (
+      f' At that speed one epoch of its {_NUM_IMAGENET_IMAGES:,} images takes '
+      f'{days:.1f} days.'
+    )
+  return [
+    'AlexNet on ImageNet',
+    '56.3 % top-1 and 80.1 % top-5 in 11.5 h on 4 TITAN X, batch 1536',
+    here,
+    why,
+  ]
+
+
+def _on_batch_sizes(records: Sequence[Mapping[str, Any]]) -> str:
+  """The best of the batch sizes on MNIST, in steps and in seconds."""
+  of_kind: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+  for record in records:
+    of_kind.setdefault((record['kind'], record['workload']), []).append(record)
+  found = f'on MNIST {_NOT_RUN}'
+  for work in of_kind.get(('workload', 'mnist'), ()):
+    (timing,) = of_kind['step_seconds', work.get('same_step_as') or 'mnist']
+    seconds_of = dict(zip(timing['batch_sizes'], timing['median'], strict=True))
+    runs: dict[int, list[float]] = {}
+    for run in of_kind['run', 'mnist']:
+      if run['part'] == 'reporting':
+        steps = math.inf if run['steps'] is None else run['steps']
+        runs.setdefault(run['batch_size'], []).append(steps)
+    steps = {size: statistics.median(counts) for size, counts in runs.items()}
+    seconds = {size: steps[size] * seconds_of[size] for size in steps}
+    best, least = min(seconds, key=seconds.__getitem__), min(steps)
+    timed = timing['workload']
+    of_step = f', at the seconds of a step on {timed}, of the same shapes' * (
+      timed != 'mnist'
+    )
+    is_open = ' (the largest, so larger ones may be better yet)' * (
+      best == max(steps)
+    )
+    found = (
+      f'on MNIST, from {least} to {max(steps)} examples a batch (rate tuned at '
+      f'each), the steps to a training loss of {work["target_loss"]:g} fall '
+      f'from {steps[least]:,.0f} to {steps[max(steps)]:,.0f}; {best} is '
+      f'soonest there{is_open}, in {seconds[best]:.3g} s, where {least} takes '
+      f'{seconds[least]:.3g} s{of_step}'
+    )
+  return f'{found}; on one CPU: [batch size](batch_size.md)'
 
 
 def _headlines(rows: Rows, base: str) -> str:

@@ -246,6 +246,17 @@ def test_the_configuration_asked_for_last_counts(tmp_path, quick_runs):
   assert len((tmp_path / FILE).read_text().splitlines()) == 14
 
 
+def test_mnist_stands_beside_fashion_mnist(tmp_path, quick_runs, monkeypatch):
+  monkeypatch.setattr(tasks, 'build_task_model', lambda task: None)
+  task = dataclasses.replace(TASK, dataset='mnist', data_dir='a/folder')
+  fashion, mnist = run(tmp_path), run(tmp_path, task)
+  assert which(fashion) == which(mnist) == RUNS
+  assert demonstrations.read_demonstrations(tmp_path) == fashion
+  assert demonstrations.read_demonstrations(tmp_path, 'mnist') == mnist
+  assert {r['task_config']['dataset'] for r in mnist} == {'mnist'}
+  assert 'a/folder' not in (tmp_path / 'demonstrations-mnist.jsonl').read_text()
+
+
 def test_another_seed_or_rate_is_another_run(tmp_path, quick_runs):
   run(tmp_path)
   run(tmp_path, seed=1)
@@ -281,6 +292,17 @@ def test_figures_are_drawn_from_the_file_alone(folder, tmp_path, monkeypatch):
     FILE,
     *(path.name for path in drawn),
   }
+
+
+def test_figures_of_mnist_have_names_of_their_own(folder, tmp_path):
+  shutil.copy(folder / FILE, tmp_path / 'demonstrations-mnist.jsonl')
+  drawn = demonstrations.draw_demonstrations(tmp_path, dataset='mnist')
+  assert [path.name for path in drawn] == [
+    'demonstrations-mnist-batch-kinds.png',
+    'demonstrations-mnist-positions.png',
+    'demonstrations-mnist-distributions-sgd.png',
+    'demonstrations-mnist-distributions-momentum.png',
+  ]
 
 
 def test_an_svg_is_drawn_where_one_is_asked_for(folder, tmp_path):
@@ -436,6 +458,11 @@ def test_a_folder_without_runs_says_how_to_make_them(tmp_path, text):
     with pytest.raises(ValueError, match='isgd-jax demonstrate --out') as error:
       function(tmp_path)
     assert FILE in str(error.value)
+
+
+def test_where_mnist_is_missing_its_option_is_named(tmp_path):
+  with pytest.raises(ValueError, match='--mnist DIR'):
+    demonstrations.read_demonstrations(tmp_path, 'mnist')
 
 
 # The command
