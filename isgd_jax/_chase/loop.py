@@ -288,7 +288,9 @@ def chase(
     num_evaluations=jnp.zeros((), jnp.int32),
     is_reverted=is_refused,
     grad=None if probe is None else probe.grad,
-    judged=None if probe is None else Judged(probe.record, probe.is_due & False),
+    judged=None
+    if probe is None
+    else Judged(probe.record, probe.is_due & False),
   )
   carry = control_flow.while_loop(
     lambda carry: ~carry.is_over,

@@ -65,7 +65,9 @@ def caffe_max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
     >>> caffe_max_pool(jnp.zeros((1, 32, 32, 3)), 3, 2).shape
     (1, 16, 16, 3)
   """
-  return max_pool(x, window, stride, _ceil_padding(x.shape[1:3], window, stride))
+  return max_pool(
+    x, window, stride, _ceil_padding(x.shape[1:3], window, stride)
+  )
 
 
 def caffe_average_pool(x: jax.Array, window: int, stride: int) -> jax.Array:

@@ -599,7 +599,9 @@ def _ordered(dataset: str, data_dir: str | None) -> Parts:
 def _train_part(task: Task) -> Parts:
   return _centered(
     task,
-    Parts(*(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))),
+    Parts(
+      *(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))
+    ),
   )
 
 
