@@ -15,6 +15,7 @@ import statistics
 from isgd_jax.experiments.report import command
 from isgd_jax.experiments.report import gain_map
 from isgd_jax.experiments.report import paper_map
+from isgd_jax.experiments.report import paper_targets
 from isgd_jax.experiments.report import replication
 from isgd_jax.experiments.report import tables
 from isgd_jax.experiments.report import verdicts
@@ -276,7 +277,7 @@ def pictures_section() -> str:
 
 def targets_section() -> str:
   """LeNet on MNIST and the quick network on CIFAR-10, as far as they ran."""
-  return '\n\n'.join(replication.describe_targets(measured_rows()))
+  return '\n\n'.join(paper_targets.describe_targets(measured_rows()))
 
 
 def map_section() -> str:

@@ -7,8 +7,9 @@ import pytest
 
 from isgd_jax.experiments import files
 from isgd_jax.experiments.demonstrate import demonstrations
+from isgd_jax.experiments.report import paper_targets
 from isgd_jax.experiments.report import replication
-from isgd_jax.experiments.report.replication import saving
+from isgd_jax.experiments.report.paper_targets import saving
 from isgd_jax.experiments.runs import paper
 from isgd_jax.experiments.runs.workloads import WORKLOADS
 from tests.experiments.report import synthetic
@@ -85,7 +86,7 @@ def test_a_reshuffled_run_is_held_against_a_reshuffled_base(folder):
 def test_the_table_has_every_method_and_target(folder):
   add(folder, 'base', 100, 100, 100, 100, 100)
   add(folder, 'paper-isgd-10', 90, 90, 90, 90, None)
-  table = replication.targets_table(folder.rows(), NAME)
+  table = paper_targets.targets_table(folder.rows(), NAME)
   header, _, base, ours = table.splitlines()
   assert 'evaluations to 90 % | evaluations to 95 % | evaluations to 97 %' in (
     header
@@ -97,17 +98,17 @@ def test_the_table_has_every_method_and_target(folder):
 def test_the_headline_is_the_highest_target_that_the_base_reaches(folder):
   add(folder, 'base', None, None, 100)
   rows = folder.rows()
-  assert replication.headline_target(rows, NAME, 'momentum') == 0.9
-  assert replication.headline_target({}, NAME, 'momentum') == 0.9
+  assert paper_targets.headline_target(rows, NAME, 'momentum') == 0.9
+  assert paper_targets.headline_target({}, NAME, 'momentum') == 0.9
   add(folder, 'base', 100, 100, 100, base='sgd')
-  assert replication.headline_target(folder.rows(), NAME, 'sgd') == 0.97
+  assert paper_targets.headline_target(folder.rows(), NAME, 'sgd') == 0.97
 
 
 def test_what_is_not_run_is_named_so(folder):
   table = replication.claims_table(folder.path, {})
   lines = table.splitlines()
   assert sum('not run' in line for line in lines) == len(lines) - 2
-  told = replication.describe_targets({})
+  told = paper_targets.describe_targets({})
   assert told == ['`paper-mnist`: not run.', '`paper-cifar10`: not run.']
 
 
@@ -241,16 +242,16 @@ def test_the_best_chase_rate_is_called_so(folder):
     "the paper's ISGD +25 % [+25 %, +25 %] (best of 2 rates; fewer; "
     'seeds: 5), ISGD -10 % [-10 %, -10 %] (more)'
   ) in table
-  assert replication.describe_targets(folder.rows())[0].startswith(
+  assert paper_targets.describe_targets(folder.rows())[0].startswith(
     'LeNet on MNIST: 3,200 images of mnist'
   )
 
 
-@pytest.mark.parametrize('name', replication.TARGETS)
+@pytest.mark.parametrize('name', paper_targets.TARGETS)
 def test_targets_are_of_tasks_that_are_compared(name):
   workload = WORKLOADS[name.split('/')[0]]
   (task,) = workload.tasks
   assert task.name == name
   assert dataclasses.asdict(task)['num_evaluations'] >= 20
   for method in workload.methods:
-    assert method == 'base' or method in replication._BASELINES
+    assert method == 'base' or method in paper_targets._BASELINES
