@@ -234,8 +234,9 @@ def chase(
     if probe is not None:
       # Apart: else all of its arithmetic is compiled into the kernel of each
       # leaf of the gradient.
+      judge_probe = probe.judge
       judged = control_flow.run_once_if(
-        probe.is_due, lambda judged: probe.judge(judged.record, loss), judged
+        probe.is_due, lambda judged: judge_probe(judged.record, loss), judged
       )
       verdict = _Verdict(
         is_to_step=verdict.is_to_step & ~probe.is_due,
