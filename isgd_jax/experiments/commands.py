@@ -208,15 +208,20 @@ class Compare:
   --data-dir (MNIST's folder, of CIFAR-10 the binary version's or the archive of
   JPEGs), the first two about 40 minutes; real-streams (the extra streams; Elec2
   with --data-dir FILE, a CSV or CSV.gz; what is missing is said first, and left
-  out). Likewise, of the same tables: real-rivals and always-on (beside
-  real-streams in a report), over-no-momentum, wrong-labels, real-time, doses;
-  on digits: made-rivals, made-always-on. A published protocol at its published
-  settings: permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
+  out; all of it takes hours, and --tasks picks some). Likewise, of the same
+  tables: real-rivals and always-on (beside real-streams in a report),
+  over-no-momentum, wrong-labels, real-time, doses; on digits: made-rivals,
+  made-always-on. A published protocol at its published settings:
+  permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
   --data-dir).
   """
 
   workload: tyro.conf.Positional[str]
   """Name of the workload."""
+
+  tasks: tuple[str, ...] | None = None
+  """Tasks of the workload, by their whole names, as real-streams/elec2-16, run
+  in this order; a wrong name is answered with the list; by default all."""
 
   methods: tuple[str, ...] | None = None
   """Methods, some of: base, base-constant, base-decayed, twice, random, isgd
@@ -264,6 +269,7 @@ class Compare:
 
     config = command_lib.CompareConfig(
       workload=self.workload,
+      tasks=self.tasks,
       methods=self.methods,
       base_optimizers=self.bases,
       seeds=self.seeds,

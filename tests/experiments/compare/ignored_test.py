@@ -24,6 +24,10 @@ from isgd_jax.experiments.runs.workloads import WORKLOADS
     ),
     ('made-rivals --data-dir x', '--data-dir x has no effect with made-rivals'),
     (
+      'over-no-momentum --tasks made-rivals/labels-digits --data-dir x',
+      '--data-dir x has no effect with --tasks made-rivals/labels-digits, who',
+    ),
+    (
       'drift-labels --bases polyak momo --methods base isgd',
       '--methods base isgd has no effect with --bases polyak momo, compared al',
     ),
