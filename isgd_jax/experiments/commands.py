@@ -209,9 +209,9 @@ class Compare:
   JPEGs), the first two about 40 minutes; real-streams (the extra streams; Elec2
   with --data-dir FILE, a CSV or CSV.gz; what is missing is said first, and left
   out; all of it takes hours, and --tasks picks some). Likewise, of the same
-  tables: real-rivals and always-on (beside real-streams in a report),
-  over-no-momentum, wrong-labels, real-time, doses; on digits: made-rivals,
-  made-always-on. A published protocol at its published settings:
+  tables: real-rivals, always-on and rivals-over-sgd (beside real-streams in a
+  report), over-no-momentum, wrong-labels, real-time, doses; on digits:
+  made-rivals, made-always-on. A published protocol at its published settings:
   permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
   --data-dir).
   """

@@ -1,6 +1,7 @@
 """What else a user would try on a stream, and harder streams for the chase.
 
 * `real-rivals`: reactions in place of the chase, on the real streams' tables.
+* `rivals-over-sgd`: the same over SGD and momentum, on the small tables.
 * `always-on`: optimizers that react to nothing, on the same tables.
 * `over-no-momentum`: the chase over the best of these, Adam with b1 = 0.
 * `made-rivals`: both, where the change points are known, so an oracle too.
@@ -41,6 +42,18 @@ REAL_RIVALS = (
     if not m.name.startswith('oracle') and m.name not in _TWICE_OVER
   ),
 )
+# Where a run takes a second or less.
+SMALL_TABLES = tuple(
+  _BY_NAME[f'real-streams/{name}']
+  for name in (
+    *('sp500-1', 'phishing-1', 'water-flow-1', 'trump-approval-1'),
+    *('phishing-4', 'elec2-16', 'elec2-64'),
+  )
+)
+# At no extra evaluation, and beside `skip` and `reset`, which `real-streams` has
+# over all bases. SGD has no state, so any reset leaves it as it is; momentum has
+# no count, and its moments are all of its state.
+RIVALS_OVER_SGD = ('base-decayed', 'rewarm-3', 'shrink')
 MADE_RIVALS = tuple(m.name for m in RIVALS)
 OUR_METHODS = ('base', 'twice', 'isgd', 'isgd-probation', 'skip', 'reset')
 

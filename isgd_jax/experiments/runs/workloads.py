@@ -324,6 +324,15 @@ _RIVALS = (
     has_traces=False,
   ),
   Workload(
+    'rivals-over-sgd',
+    'Rivals that react, over SGD and momentum, real streams',
+    rivals.SMALL_TABLES,
+    base_optimizers=('sgd', 'momentum'),
+    methods=rivals.RIVALS_OVER_SGD,
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
     'always-on',
     'Rivals that are always on, real streams',
     rivals.TABLES,
