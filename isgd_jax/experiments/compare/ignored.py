@@ -50,13 +50,14 @@ def check_ignored(
       '--large', f'{workload}, which has one form', ' or '.join(others)
     )
   if data_dir is not None and not any(map(reads_folder, chosen)):
-    others = [
+    beside = [t.name for t in WORKLOADS[workload].tasks if reads_folder(t)]
+    others = beside or [
       n for n in WORKLOADS if any(map(reads_folder, WORKLOADS[n].tasks))
     ]
-    name = spell('tasks', tuple(t.name for t in tasks)) if tasks else workload
     raise no_effect(
       spell('data-dir', data_dir),
-      f'{name}, whose data come with packages',
+      f'{spell("tasks", tuple(t.name for t in chosen)) if beside else workload}'
+      ', whose data come with packages',
       ' or '.join(others),
     )
   bases = set(base_optimizers or ())

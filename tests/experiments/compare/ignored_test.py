@@ -25,7 +25,8 @@ from isgd_jax.experiments.runs.workloads import WORKLOADS
     ('made-rivals --data-dir x', '--data-dir x has no effect with made-rivals'),
     (
       'over-no-momentum --tasks made-rivals/labels-digits --data-dir x',
-      '--data-dir x has no effect with --tasks made-rivals/labels-digits, who',
+      '--data-dir x has no effect with --tasks made-rivals/labels-digits, '
+      'whose data come with packages; leave it out, or use real-streams/elec2',
     ),
     (
       'drift-labels --bases polyak momo --methods base isgd',
