@@ -18,6 +18,7 @@ from isgd_jax.experiments.report.real_streams import geometric_mean
 from isgd_jax.experiments.report.real_streams import percent
 from isgd_jax.experiments.report.real_streams import short
 from isgd_jax.experiments.report.rows import Rows
+from isgd_jax.experiments.report.strengths import describe_strengths
 
 _BASE = 'adam'
 _LEAST_GAIN = 0.01
@@ -215,7 +216,14 @@ def summarize_rivals(rows: Rows) -> list[str]:
     _sentence(by_kind, _by_rival(rows, real)),
     _summary_table(by_kind, _by_rival(rows, real)),
     _random_sentence(rows, real),
-    *filter(None, [describe_no_momentum(rows), describe_over_sgd(rows)]),
+    *filter(
+      None,
+      [
+        describe_no_momentum(rows),
+        describe_over_sgd(rows),
+        describe_strengths(rows),
+      ],
+    ),
   ]
 
 
