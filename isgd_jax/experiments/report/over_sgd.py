@@ -28,8 +28,44 @@ _LEAST_GAIN = 0.01
 _Found = Mapping[str, Sequence[RowVerdict]]
 
 
-def describe_over_sgd(rows: Rows) -> str:
-  """Free rivals over SGD and momentum, each against its base alone.
+def summarize_over_sgd(rows: Rows) -> str:
+  """Which free rival over SGD or momentum beats the chase over it.
+
+  Args:
+    rows: all rows.
+
+  Returns:
+    A paragraph; empty where no rival was run over them.
+  """
+  groups = _groups(rows)
+  if not groups:
+    return ''
+  beaten = [
+    f'`{m}` over {_BASES[base]} on "{title}" ({_mean(found[m]):.3f}; ISGD '
+    f'{_mean(found[DEFAULT]):.3f})'
+    for title, base, found in groups
+    for m in _better(found)
+  ]
+  everywhere: dict[str, list[RowVerdict]] = {}
+  for _, _, found in groups:
+    for method, verdicts in found.items():
+      everywhere.setdefault(method, []).extend(verdicts)
+  harm = ', '.join(
+    f'{_TITLES[m]} {sum(v.is_never_worse for v in vs)} of {len(vs)}'
+    for m, vs in everywhere.items()
+  )
+  return (
+    '**Rivals over SGD and momentum**, on the small tables, at no extra '
+    'evaluation; losses are of the base alone, geometric means. By 1 % or more '
+    f'beyond both the base and the chase over it: {"; ".join(beaten) or "none"}'
+    f'. Never worse than the base: {harm}. SGD has no state, so a reset of any '
+    'part leaves it as it is; momentum has no count, and its moments are all '
+    'of its state.'
+  )
+
+
+def over_sgd_table(rows: Rows) -> str:
+  """The same kind by kind; in bold what beats the base and the chase over it.
 
   Args:
     rows: all rows.
@@ -37,41 +73,30 @@ def describe_over_sgd(rows: Rows) -> str:
   Returns:
     Markdown; empty where no rival was run over them.
   """
-  groups = [
+  groups = _groups(rows)
+  if not groups:
+    return ''
+  lines = [
+    [title, _BASES[base], *_cells(found), f'{len(found[DEFAULT])}']
+    for title, base, found in groups
+  ]
+  header = [
+    'loss of the base, mean (worst row)',
+    'base',
+    *_TITLES.values(),
+    'rows',
+  ]
+  return markdown.markdown_table(header, lines)
+
+
+def _groups(rows: Rows) -> list[tuple[str, str, _Found]]:
+  """Kinds of data and bases, with what was run on all of their tasks."""
+  return [
     (kind.title, base, found)
     for kind in KINDS
     for base in _BASES
     if (found := _verdicts(rows, kind, base))
   ]
-  if not groups:
-    return ''
-  beaten, lines = [], []
-  everywhere: dict[str, list[RowVerdict]] = {}
-  for title, base, found in groups:
-    better = _better(found)
-    beaten += [
-      f'`{m}` over {_BASES[base]} on "{title}" ({_mean(found[m]):.3f}; ISGD '
-      f'{_mean(found[DEFAULT]):.3f})'
-      for m in better
-    ]
-    num_rows = len(found[DEFAULT])
-    lines.append([title, _BASES[base], *_cells(found, better), f'{num_rows}'])
-    for method, verdicts in found.items():
-      everywhere.setdefault(method, []).extend(verdicts)
-  harm = ', '.join(
-    f'{_TITLES[m]} {sum(v.is_never_worse for v in vs)} of {len(vs)}'
-    for m, vs in everywhere.items()
-  )
-  text = (
-    '**Rivals over SGD and momentum**, on the small tables: losses are of the '
-    'base alone, geometric means over the rows, in brackets the worst row; the '
-    'rivals take no extra evaluation. By 1 % or more beyond both the base and '
-    f'the chase over it (bold): {"; ".join(beaten) or "none"}. Never worse '
-    f'than the base: {harm}. SGD has no state, so a reset of any part leaves '
-    'it as it is; momentum has no count, and its moments are all of its state.'
-  )
-  header = ['data', 'base', *_TITLES.values(), 'rows']
-  return f'{text}\n\n{markdown.markdown_table(header, lines)}'
 
 
 def _verdicts(rows: Rows, kind: Kind, base: str) -> _Found:
@@ -105,8 +130,8 @@ def _better(found: _Found) -> list[str]:
   return sorted(better, key=lambda m: _mean(found[m]))
 
 
-def _cells(found: _Found, better: Sequence[str]) -> list[str]:
-  cells = []
+def _cells(found: _Found) -> list[str]:
+  better, cells = _better(found), []
   for method in _TITLES:
     if method not in found:
       cells.append('')

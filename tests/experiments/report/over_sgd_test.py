@@ -12,7 +12,8 @@ ALIKE = {'skip': 1.0, 'base-decayed': 1.0, 'rewarm-3': 1.0, 'shrink': 1.0}
 
 def told(folder):
   rows = command._everything(read_findings(folder.path))
-  return over_sgd.describe_over_sgd(rows)
+  told = over_sgd.summarize_over_sgd(rows), over_sgd.over_sgd_table(rows)
+  return '\n\n'.join(filter(None, told))
 
 
 def fill(folder, base, names=('phishing-1', 'phishing-4'), **losses):
@@ -33,7 +34,7 @@ def test_what_beats_both_the_base_and_the_chase_is_named_and_bold(tmp_path):
   folder = synthetic.Folder(tmp_path)
   fill(folder, 'sgd', **{'isgd-probation': 0.9, 'shrink': 0.8, 'skip': 1.2})
   text = told(folder)
-  assert '(bold): `shrink` over SGD on "tables in time order, classif' in text
+  assert 'over it: `shrink` over SGD on "tables in time order, classif' in text
   assert '(0.800; ISGD 0.900). Never worse' in text
   assert 'ISGD 2 of 2' in text
   assert 'skip 0 of 2' in text
@@ -48,7 +49,7 @@ def test_what_beats_the_chase_alone_beats_nothing(tmp_path):
   folder = synthetic.Folder(tmp_path)
   fill(folder, 'momentum', **{'isgd-probation': 1.1, 'reset': 1.0})
   text = told(folder)
-  assert 'the chase over it (bold): none.' in text
+  assert 'the chase over it: none.' in text
   assert 'reset 2 of 2' in text
 
 
