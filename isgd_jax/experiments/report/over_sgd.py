@@ -58,9 +58,9 @@ def summarize_over_sgd(rows: Rows) -> str:
     '**Rivals over SGD and momentum**, on the small tables, at no extra '
     'evaluation; losses are of the base alone, geometric means. By 1 % or more '
     f'beyond both the base and the chase over it: {"; ".join(beaten) or "none"}'
-    f'. Never worse than the base: {harm}. SGD has no state, so a reset of any '
-    'part leaves it as it is; momentum has no count, and its moments are all '
-    'of its state.'
+    f'. Never worse than the base: {harm}. A rate that falls to zero has to '
+    "know the stream's length. SGD has no state, so a reset of any part leaves "
+    'it as it is; momentum has no count, and its moments are all of its state.'
   )
 
 
@@ -80,12 +80,8 @@ def over_sgd_table(rows: Rows) -> str:
     [title, _BASES[base], *_cells(found), f'{len(found[DEFAULT])}']
     for title, base, found in groups
   ]
-  header = [
-    'loss of the base, mean (worst row)',
-    'base',
-    *_TITLES.values(),
-    'rows',
-  ]
+  header = ['loss of the base, mean (worst row)', 'base', *_TITLES.values()]
+  header.append('rows')
   return markdown.markdown_table(header, lines)
 
 
