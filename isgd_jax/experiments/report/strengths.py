@@ -63,9 +63,10 @@ def describe_strengths(rows: Rows) -> str:
     for of in ([c.fixed for c in cells], [c.tuned for c in cells])
   ]
   text = (
-    '**With the strength tuned too**: losses of the tuned Adam, at the '
-    'strength that all other tables have, to that at the best of a tenth, one '
-    'and ten times it (in brackets; of weight decay and noise alike), chosen '
+    "**With the strength tuned too**: the loss, of the tuned Adam's, at the "
+    'strength that all other tables have, and after "to" at the best of a '
+    'tenth, one and ten times it (in brackets; of weight decay and noise '
+    'alike), chosen '
     'with the rate, on the tuning seeds, in three times the runs that others '
     'are tuned with. Tuned, the loss is lower by 0.01 or '
     f"more in {num_lower} of {len(cells)} cells; below both Adam's and ISGD's "
