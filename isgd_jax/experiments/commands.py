@@ -208,7 +208,8 @@ class Compare:
   --data-dir (MNIST's folder, of CIFAR-10 the binary version's or the archive of
   JPEGs), the first two about 40 minutes; real-streams (the extra streams; Elec2
   with --data-dir FILE, a CSV or CSV.gz; what is missing is said first, and left
-  out). Likewise, of the same tables: real-rivals and always-on (beside
+  out; all of it takes hours, and --tasks picks some). Likewise, of the same
+  tables: real-rivals, always-on, rivals-over-sgd and strengths (beside
   real-streams in a report), over-no-momentum, wrong-labels, real-time, doses;
   on digits: made-rivals, made-always-on. A published protocol at its published
   settings: permuted-inputs, permuted-labels, permuted-inputs-alone (MNIST, with
@@ -217,6 +218,10 @@ class Compare:
 
   workload: tyro.conf.Positional[str]
   """Name of the workload."""
+
+  tasks: tuple[str, ...] | None = None
+  """Tasks of the workload, by their whole names, as real-streams/elec2-16, run
+  in this order; a wrong name is answered with the list; by default all."""
 
   methods: tuple[str, ...] | None = None
   """Methods, some of: base, base-constant, base-decayed, twice, random, isgd
@@ -236,7 +241,9 @@ class Compare:
   bases: tuple[str, ...] | None = None
   """Base optimizers, some of: sgd, momentum, nesterov, adam, polyak, momo (the
   last two, alone, come together), adam-b1-0, adam-b1-b2, l2-to-start,
-  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; of permuted-inputs
+  shrink-and-perturb, upgd, prodigy, dog, dowg, cocob; at a tenth and ten times
+  the strength l2-to-start-weak, l2-to-start-strong, shrink-and-perturb-weak,
+  shrink-and-perturb-strong, upgd-weak, upgd-strong; of permuted-inputs
   inputs-sgdw, inputs-adamw, inputs-s-and-p, inputs-s-and-p-table,
   inputs-upgd-w, and of permuted-labels the same of labels; by default the
   workload's."""
@@ -264,6 +271,7 @@ class Compare:
 
     config = command_lib.CompareConfig(
       workload=self.workload,
+      tasks=self.tasks,
       methods=self.methods,
       base_optimizers=self.bases,
       seeds=self.seeds,

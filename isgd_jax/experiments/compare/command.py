@@ -1,5 +1,6 @@
 """`isgd-jax compare`: all runs of one workload, from where they stopped."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 import sys
@@ -42,6 +43,7 @@ class CompareConfig:
     large: whether to take the form for an accelerator.
     data_dir: where the files of the data set lie; None where they are looked
       for by themselves. Of CIFAR-10, the binary version or the JPEG archive.
+    tasks: names, in the order in which they are run; None takes the workload's.
   """
 
   workload: str
@@ -51,6 +53,7 @@ class CompareConfig:
   budget: int | None = None
   large: bool = False
   data_dir: str | None = None
+  tasks: tuple[str, ...] | None = None
 
   @property
   def file_name(self) -> str:
@@ -82,8 +85,10 @@ class CompareConfig:
     for name in self.base_optimizers or ():
       check_name('base optimizer', name, known)
     methods = resolve_methods(self.methods or workload.methods)
+    tasks = self._chosen_tasks(workload.tasks)
     ignored.check_ignored(
       self.workload,
+      tasks=tasks if self.tasks else None,
       methods=self.methods,
       base_optimizers=self.base_optimizers,
       large=self.large,
@@ -111,8 +116,17 @@ class CompareConfig:
         has_traces=workload.has_traces,
         is_map=workload.is_map,
       )
-      for task in workload.tasks
+      for task in tasks
     ]
+
+  def _chosen_tasks(self, tasks: Sequence[Task]) -> list[Task]:
+    """Those that were asked for, each once."""
+    if not self.tasks:
+      return list(tasks)
+    by_name = {task.name: task for task in tasks}
+    for name in self.tasks:
+      check_name(f'task of {self.workload}', name, by_name)
+    return [by_name[name] for name in dict.fromkeys(self.tasks)]
 
   def _fitted(self, task: Task) -> Task:
     """The task, of the size and from the place that were asked for."""

@@ -17,6 +17,7 @@ from isgd_jax.experiments.runs.workloads import WORKLOADS
 def check_ignored(
   workload: str,
   *,
+  tasks: Sequence[Task] | None = None,
   methods: tuple[str, ...] | None = None,
   base_optimizers: tuple[str, ...] | None = None,
   large: bool = False,
@@ -26,6 +27,7 @@ def check_ignored(
 
   Args:
     workload: its name, a valid one.
+    tasks: of it, those that were asked for; None takes all.
     methods: names, valid ones; None takes the workload's.
     base_optimizers: likewise.
     large: whether to take the form for an accelerator.
@@ -41,19 +43,21 @@ def check_ignored(
     ...   print(str(error).partition(';')[0])
     --large has no effect with drift-labels, which has one form
   """
-  tasks = WORKLOADS[workload].tasks
+  chosen = WORKLOADS[workload].tasks if tasks is None else tasks
   if large and LARGE_WORKLOADS[workload] == WORKLOADS[workload]:
     others = [n for n in WORKLOADS if LARGE_WORKLOADS[n] != WORKLOADS[n]]
     raise no_effect(
       '--large', f'{workload}, which has one form', ' or '.join(others)
     )
-  if data_dir is not None and not any(map(reads_folder, tasks)):
-    others = [
+  if data_dir is not None and not any(map(reads_folder, chosen)):
+    beside = [t.name for t in WORKLOADS[workload].tasks if reads_folder(t)]
+    others = beside or [
       n for n in WORKLOADS if any(map(reads_folder, WORKLOADS[n].tasks))
     ]
     raise no_effect(
       spell('data-dir', data_dir),
-      f'{workload}, whose data come with packages',
+      f'{spell("tasks", tuple(t.name for t in chosen)) if beside else workload}'
+      ', whose data come with packages',
       ' or '.join(others),
     )
   bases = set(base_optimizers or ())
@@ -64,7 +68,7 @@ def check_ignored(
       '--bases with another one',
     )
   for name in methods or ():
-    _check_method(METHODS[name], workload, tasks)
+    _check_method(METHODS[name], workload, chosen)
 
 
 def _check_method(method: Method, workload: str, tasks: Sequence[Task]) -> None:

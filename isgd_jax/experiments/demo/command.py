@@ -20,6 +20,7 @@ from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.figures import FigureFormat
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.optimizers.base_optimizers import base_optimizer_names
+from isgd_jax.experiments.optimizers.strengths import STRENGTHS
 from isgd_jax.experiments.progress import progress
 from isgd_jax.experiments.runs import step_records
 from isgd_jax.experiments.runs.methods import LOSS_ADAPTIVE
@@ -36,7 +37,9 @@ from isgd_jax.experiments.statistics import luck
 _DATASETS = ('digits',)
 _MODELS = ('cnn', 'mlp')
 _BASES = tuple(
-  x for x in base_optimizer_names() if x not in (*LOSS_ADAPTIVE, *ALWAYS_ON)
+  x
+  for x in base_optimizer_names()
+  if x not in (*LOSS_ADAPTIVE, *ALWAYS_ON, *STRENGTHS)
 )
 _METHODS = resolve_methods(('base', 'twice', 'isgd', 'random'))
 

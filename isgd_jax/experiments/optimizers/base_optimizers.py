@@ -13,6 +13,8 @@ from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers import always_on
 from isgd_jax.experiments.optimizers.published import PUBLISHED
 from isgd_jax.experiments.optimizers.published import build_published
+from isgd_jax.experiments.optimizers.strengths import STRENGTHS
+from isgd_jax.experiments.optimizers.strengths import build_with_strength
 
 _MOMENTUM = 0.9
 _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
@@ -36,6 +38,7 @@ _OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
   'dog': optax.contrib.dog,
   'dowg': optax.contrib.dowg,
   'cocob': optax.contrib.cocob,
+  **{name: functools.partial(build_with_strength, name) for name in STRENGTHS},
 }
 # Always on, without the two that `polyak` and `momo` stand for in all records.
 ALWAYS_ON = (
@@ -61,6 +64,7 @@ _GRIDS = {
   # Nothing to tune.
   **dict.fromkeys(('prodigy', 'dog', 'dowg', 'cocob'), (1.0,)),
 }
+_GRIDS |= {name: _GRIDS[strength.of] for name, strength in STRENGTHS.items()}
 _MOST_RATES = 6
 
 
@@ -87,7 +91,7 @@ def build_base_optimizer(
       on the loss: `'polyak'` (`optax.polyak_sgd`) or `'momo'`
       (`optax.contrib.momo`), or one of `ALWAYS_ON`: `'adam-b1-0'`,
       `'adam-b1-b2'` (both 0.99), `'l2-to-start'` (Adam), those of `always_on`
-      and of `optax.contrib`; or one of `PUBLISHED`.
+      and of `optax.contrib`; one of `STRENGTHS`; or one of `PUBLISHED`.
     learning_rate: a number, which may be traced; of the two that depend on the
       loss, the most that a step may have.
 

@@ -35,6 +35,7 @@ _APART = (
   *(_ABLATION, _REAL_STREAMS, 'real-rivals', 'made-rivals', 'always-on'),
   *('made-always-on', 'over-no-momentum', 'wrong-labels', 'real-time'),
   *('doses', 'permuted-inputs', 'permuted-labels', 'permuted-inputs-alone'),
+  *('rivals-over-sgd', 'strengths'),
 )
 
 _RULES = (

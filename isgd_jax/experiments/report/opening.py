@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 import statistics
 
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
+from isgd_jax.experiments.optimizers.strengths import STRENGTHS
 from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report import rivals
 from isgd_jax.experiments.report import verdicts
@@ -45,7 +46,9 @@ def verdict_table(rows: Rows) -> str:
     pairs = [
       (task, base)
       for task, base, method in rows
-      if method == 'base' and kind.has(task) and base not in ALWAYS_ON
+      if method == 'base'
+      and kind.has(task)
+      and base not in (*ALWAYS_ON, *STRENGTHS)
     ]
     found = {
       method: all_of

@@ -1,6 +1,6 @@
 """Real streams: who gains, who loses, and the rows that fail, by name."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 import math
 import statistics
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report import verdicts
 from isgd_jax.experiments.report.rows import Row
 from isgd_jax.experiments.report.rows import Rows
+from isgd_jax.experiments.runs.real_streams import TASKS
 from isgd_jax.experiments.statistics import Interval
 from isgd_jax.experiments.statistics import median_interval
 from isgd_jax.experiments.statistics import paired_difference
@@ -20,6 +21,8 @@ _MOST_WORSE = 0.01
 _OTHERS = ('twice', 'skip', 'reset')
 # Of the blind chase's gain.
 _LEAST_KEPT = 0.95
+# Of streams that were not run.
+_MOST_NAMED = 6
 _MADE_ABRUPT = ('drift-labels/', 'drift-pixels/')
 
 
@@ -137,8 +140,23 @@ def describe_real_streams(
     ]
     if found:
       parts.append(_sentence(found))
+  parts.append(_not_run({task for task, _ in pairs}))
   parts.append(_table(rows, pairs, no_change))
   return parts
+
+
+def _not_run(run: Set[str]) -> str:
+  """The streams that there are and that no row is of; empty without any."""
+  missing = [task for task in TASKS if task.name not in run]
+  if not missing:
+    return ''
+  if len(missing) > _MOST_NAMED:
+    return f'Not run: {len(missing)} of the {len(TASKS)} streams.'
+  names = ', '.join(
+    f'{short(task.name)} ({task.num_batches:,} batches a run)'
+    for task in missing
+  )
+  return f'Not run, for what it takes: {names}.'
 
 
 def _sentence(found: Sequence[RowVerdict]) -> str:

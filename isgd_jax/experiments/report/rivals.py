@@ -9,6 +9,8 @@ from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report.kinds import KINDS
 from isgd_jax.experiments.report.kinds import Kind
 from isgd_jax.experiments.report.no_momentum import describe_no_momentum
+from isgd_jax.experiments.report.over_sgd import over_sgd_table
+from isgd_jax.experiments.report.over_sgd import summarize_over_sgd
 from isgd_jax.experiments.report.real_streams import BLIND
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
@@ -17,6 +19,7 @@ from isgd_jax.experiments.report.real_streams import geometric_mean
 from isgd_jax.experiments.report.real_streams import percent
 from isgd_jax.experiments.report.real_streams import short
 from isgd_jax.experiments.report.rows import Rows
+from isgd_jax.experiments.report.strengths import describe_strengths
 
 _BASE = 'adam'
 _LEAST_GAIN = 0.01
@@ -170,6 +173,7 @@ def describe_rivals(rows: Rows) -> list[str]:
   return [
     '## Rivals of the chase',
     *summary,
+    *filter(None, [over_sgd_table(rows), describe_strengths(rows)]),
     '### Rivals, row by row',
     _row_table(rows, kinds),
   ]
@@ -214,7 +218,7 @@ def summarize_rivals(rows: Rows) -> list[str]:
     _sentence(by_kind, _by_rival(rows, real)),
     _summary_table(by_kind, _by_rival(rows, real)),
     _random_sentence(rows, real),
-    *filter(None, [describe_no_momentum(rows)]),
+    *filter(None, [describe_no_momentum(rows), summarize_over_sgd(rows)]),
   ]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
 from isgd_jax.experiments.optimizers.base_optimizers import best_rate
 from isgd_jax.experiments.optimizers.published import PUBLISHED
+from isgd_jax.experiments.optimizers.strengths import STRENGTHS
 from isgd_jax.experiments.runs.methods import METHODS
 from isgd_jax.experiments.runs.tasks import STREAM_ORDERS
 from isgd_jax.experiments.statistics import Interval
@@ -21,6 +22,7 @@ _RECOVERED_SHARE = 0.9
 _BASE_ORDER = (
   *('sgd', 'momentum', 'nesterov', 'adam', 'polyak', 'momo'),
   *ALWAYS_ON,
+  *STRENGTHS,
   *PUBLISHED,
 )
 _METHOD_ORDER = tuple(METHODS)
@@ -40,6 +42,7 @@ class Row(NamedTuple):
     runs: the reporting runs by seed.
     learning_rate: as tuned.
     is_rate_at_edge: whether that is the grid's first or last.
+    tuning_loss: of the tuning runs at that rate, the median; NaN untuned.
   """
 
   task: str
@@ -48,6 +51,7 @@ class Row(NamedTuple):
   runs: dict[int, Record]
   learning_rate: float
   is_rate_at_edge: bool
+  tuning_loss: float
 
   @property
   def config(self) -> Mapping[str, Any]:
@@ -148,6 +152,7 @@ def collect(records: Iterable[Record]) -> Rows:
       runs=dict(sorted(runs.items())),
       learning_rate=rate,
       is_rate_at_edge=bool(losses) and rate in (min(losses), max(losses)),
+      tuning_loss=statistics.median(losses[rate]) if losses else math.nan,
     )
   return _of_one_form(_in_order(rows))
 

@@ -1,7 +1,9 @@
 """What else a user would try on a stream, and harder streams for the chase.
 
 * `real-rivals`: reactions in place of the chase, on the real streams' tables.
+* `rivals-over-sgd`: the same over SGD and momentum, on the small tables.
 * `always-on`: optimizers that react to nothing, on the same tables.
+* `strengths`: some of these, weaker and stronger, on three small tables.
 * `over-no-momentum`: the chase over the best of these, Adam with b1 = 0.
 * `made-rivals`: both, where the change points are known, so an oracle too.
 * `wrong-labels`: streams some of whose batches have random labels.
@@ -40,6 +42,22 @@ REAL_RIVALS = (
     for m in RIVALS
     if not m.name.startswith('oracle') and m.name not in _TWICE_OVER
   ),
+)
+# Where a run takes a second or less.
+SMALL_TABLES = tuple(
+  _BY_NAME[f'real-streams/{name}']
+  for name in (
+    *('sp500-1', 'phishing-1', 'water-flow-1', 'trump-approval-1'),
+    *('phishing-4', 'elec2-16', 'elec2-64'),
+  )
+)
+# At no extra evaluation, beside `skip` and `reset`, which `real-streams` has.
+# SGD has no state, so a reset of any part leaves it as it is; momentum has no
+# count, and its moments are all of its state.
+RIVALS_OVER_SGD = ('base-decayed', 'rewarm-3', 'shrink')
+STRENGTH_TABLES = tuple(
+  _BY_NAME[f'real-streams/{name}']
+  for name in ('phishing-1', 'water-flow-1', 'elec2-16')
 )
 MADE_RIVALS = tuple(m.name for m in RIVALS)
 OUR_METHODS = ('base', 'twice', 'isgd', 'isgd-probation', 'skip', 'reset')

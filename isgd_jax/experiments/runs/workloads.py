@@ -7,6 +7,7 @@ minutes. The large forms are for an accelerator.
 import dataclasses
 
 from isgd_jax.experiments.optimizers.base_optimizers import ALWAYS_ON
+from isgd_jax.experiments.optimizers.strengths import STRENGTHS
 from isgd_jax.experiments.runs import paper
 from isgd_jax.experiments.runs import permuted
 from isgd_jax.experiments.runs import real_streams
@@ -324,10 +325,28 @@ _RIVALS = (
     has_traces=False,
   ),
   Workload(
+    'rivals-over-sgd',
+    'Rivals that react, over SGD and momentum, real streams',
+    rivals.SMALL_TABLES,
+    base_optimizers=('sgd', 'momentum'),
+    methods=rivals.RIVALS_OVER_SGD,
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
     'always-on',
     'Rivals that are always on, real streams',
     rivals.TABLES,
     base_optimizers=(*ALWAYS_ON, 'momo'),
+    methods=('base',),
+    has_loss_adaptive=False,
+    has_traces=False,
+  ),
+  Workload(
+    'strengths',
+    'Rivals that are always on, at other strengths, real streams',
+    rivals.STRENGTH_TABLES,
+    base_optimizers=tuple(STRENGTHS),
     methods=('base',),
     has_loss_adaptive=False,
     has_traces=False,

@@ -101,6 +101,25 @@ def test_choices_replace_the_workload_s():
     assert not plan.has_loss_adaptive
 
 
+def test_tasks_are_chosen_by_name_and_run_in_that_order():
+  names = ('real-streams/flights-64', 'real-streams/elec2-16')
+  config = CompareConfig('real-streams', tasks=(*names, names[0]))
+  plans = {
+    plan.task.name: plan for plan in CompareConfig('real-streams').plans()
+  }
+  assert config.plans() == [plans[name] for name in names]
+  assert CompareConfig('real-streams', tasks=()).plans() == list(plans.values())
+
+
+def test_what_a_task_cannot_show_is_judged_by_those_that_were_chosen():
+  config = CompareConfig('over-no-momentum', methods=('oracle-reset',))
+  with pytest.raises(InputError, match='nobody knows when'):
+    config.plans()
+  made = ('made-rivals/labels-digits',)
+  (plan,) = dataclasses.replace(config, tasks=made).plans()
+  assert plan.task.name == made[0]
+
+
 def test_loss_adaptive_steps_are_compared_alone():
   (first, _) = CompareConfig(
     'drift-labels', base_optimizers=('polyak', 'sgd')
@@ -123,6 +142,11 @@ def test_loss_adaptive_steps_are_compared_alone():
     (
       CompareConfig('permuted-inputs', base_optimizers=('labels-sgdw',)),
       "base optimizer 'labels-sgdw'; did you mean 'inputs-sgdw'",
+    ),
+    (
+      CompareConfig('always-on', tasks=('shuttle-stream-4',)),
+      "task of always-on 'shuttle-stream-4'; did you mean "
+      "'real-streams/shuttle-stream-4'",
     ),
     (
       CompareConfig('permuted-inputs', budget=4999),

@@ -24,6 +24,11 @@ from isgd_jax.experiments.runs.workloads import WORKLOADS
     ),
     ('made-rivals --data-dir x', '--data-dir x has no effect with made-rivals'),
     (
+      'over-no-momentum --tasks made-rivals/labels-digits --data-dir x',
+      '--data-dir x has no effect with --tasks made-rivals/labels-digits, '
+      'whose data come with packages; leave it out, or use real-streams/elec2',
+    ),
+    (
       'drift-labels --bases polyak momo --methods base isgd',
       '--methods base isgd has no effect with --bases polyak momo, compared al',
     ),

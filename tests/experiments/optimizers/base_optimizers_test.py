@@ -9,6 +9,7 @@ import pytest
 
 from isgd_jax.experiments.optimizers import always_on
 from isgd_jax.experiments.optimizers import base_optimizers
+from isgd_jax.experiments.optimizers import strengths
 
 PARAMS = {'w': jnp.array([1.0, -2.0]), 'b': jnp.array(0.5)}
 OPTAX = {
@@ -23,6 +24,20 @@ OPTAX = {
   'l2-to-start': optax.chain(always_on.add_decay_to_start(), optax.adam(0.1)),
   'shrink-and-perturb': always_on.shrink_and_perturb(0.1),
   'upgd': always_on.upgd(0.1),
+  'l2-to-start-weak': optax.chain(
+    always_on.add_decay_to_start(0.001), optax.adam(0.1)
+  ),
+  'l2-to-start-strong': optax.chain(
+    always_on.add_decay_to_start(0.1), optax.adam(0.1)
+  ),
+  **{
+    f'{name}-{title}': build(0.1, weight_decay=strength, noise=strength)
+    for name, build in {
+      'shrink-and-perturb': always_on.shrink_and_perturb,
+      'upgd': always_on.upgd,
+    }.items()
+    for title, strength in {'weak': 0.0001, 'strong': 0.01}.items()
+  },
   'prodigy': optax.contrib.prodigy(0.1),
   'dog': optax.contrib.dog(0.1),
   'dowg': optax.contrib.dowg(0.1),
@@ -101,3 +116,19 @@ def test_unknown_name_gives_the_nearest():
   ):
     with pytest.raises(ValueError, match="did you mean 'momentum'"):
       function('momentun')
+
+
+def test_a_strength_of_one_is_the_optimizer_s_own(monkeypatch):
+  for name in ('l2-to-start', 'shrink-and-perturb', 'upgd'):
+    monkeypatch.setitem(
+      strengths.STRENGTHS, 'as-is', strengths.Strength(name, 1.0)
+    )
+    as_is = strengths.build_with_strength('as-is', 0.1)
+    updates, _ = as_is.update(PARAMS, as_is.init(PARAMS), PARAMS)
+    expected, _ = OPTAX[name].update(PARAMS, OPTAX[name].init(PARAMS), PARAMS)
+    chex.assert_trees_all_close(updates, expected)
+
+
+def test_an_unknown_strength_is_refused():
+  with pytest.raises(ValueError, match="did you mean 'upgd-weak'"):
+    strengths.build_with_strength('upgd-week', 0.1)

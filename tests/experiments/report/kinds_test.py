@@ -16,6 +16,7 @@ _OTHERS = (
   *('paper-mnist', 'paper-cifar10', 'paper-map', 'imbalance'),
   *('permuted-inputs', 'permuted-inputs-alone', 'permuted-labels'),
   *('made-rivals', 'real-rivals', 'always-on', 'over-no-momentum'),
+  *('rivals-over-sgd', 'strengths'),
 )
 
 

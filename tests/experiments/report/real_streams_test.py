@@ -122,3 +122,20 @@ def test_what_probation_keeps_of_the_gain_is_counted(folder):
   text = real_streams.kept_gain_table(finding.rows)
   assert 'in 0 of 1 rows; the median is 80 %' in text
   assert '| 80 |' in text
+
+
+def test_streams_that_were_not_run_are_said(folder):
+  names = [name for name in TASKS if name not in ('flights-1', 'flights-4')]
+  for name in names[1:]:
+    folder.row(TASKS[name], 'sgd', 'base', (1.0,))
+  assert 'Not run, for what it takes: elec2-1 (45,248 ba' in described(folder)
+  folder.row(TASKS[names[0]], 'sgd', 'base', (1.0,))
+  assert (
+    'takes: flights-1 (328,457 batches a run), flights-4 (82,114 batches a run)'
+    '.'
+  ) in described(folder)
+
+
+def test_many_that_were_not_run_are_counted(folder):
+  folder.row(TASKS['elec2-1'], 'sgd', 'base', (1.0,))
+  assert 'Not run: 34 of the 35 streams.' in described(folder)
