@@ -633,7 +633,13 @@ def _mean_image(dataset: str, data_dir: str | None) -> np.ndarray:
 @functools.cache
 def _test(dataset: str, data_dir: str | None) -> Parts:
   test = _load(dataset, data_dir).test
-  return _as_parts(test.images, test.labels)
+  images, labels = test.images, test.labels
+  if (np.diff(labels) >= 0).all():
+    # Class after class, as in an archive of folders: mixed, so that the first
+    # are of all of them.
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(labels))
+    images, labels = images[order], labels[order]
+  return _as_parts(images, labels)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from isgd_jax.experiments.datasets import ArraySource
 from isgd_jax.experiments.datasets import load_dataset
 from isgd_jax.experiments.models import Model
 from isgd_jax.experiments.runs import tasks
@@ -371,3 +372,55 @@ def test_texts_come_as_bytes_with_the_next_bytes():
   tokens, labels = next(stream.batches)
   assert tokens.shape == labels.shape == (2, 16)
   np.testing.assert_array_equal(tokens[:, 1:], labels[:, :-1])
+
+
+@pytest.fixture
+def by_class(monkeypatch):
+  """A data set whose parts are sorted by class, 40 images in each part."""
+  labels = np.repeat(np.arange(10, dtype=np.int32), 4)
+  images = (np.arange(40, dtype=np.uint8) + 10 * labels.astype(np.uint8))[
+    :, None, None, None
+  ] * np.ones((1, 4, 4, 3), np.uint8)
+  part = ArraySource(images, labels)
+  dataset = load_dataset('digits')._replace(
+    name='by-class', train=part, test=part
+  )
+  monkeypatch.setattr(tasks, '_load', lambda name, data_dir: dataset)
+  caches = (tasks._ordered, tasks._test, tasks._mean_image)
+  for cached in caches:
+    cached.cache_clear()
+  yield images, labels
+  for cached in caches:
+    cached.cache_clear()
+
+
+def sorted_task(**kwargs):
+  return Task(
+    'sorted', '', 'by-class', 'mlp', 'cycle', 5, 8, num_train=20, **kwargs
+  )
+
+
+def test_a_test_part_sorted_by_class_is_mixed(by_class):
+  images, labels = by_class
+  few = tasks.test_part(sorted_task(num_test=20))
+  assert len(set(few.labels.tolist())) > 5
+  whole = tasks.test_part(sorted_task(num_test=40))
+  np.testing.assert_array_equal(few.inputs, whole.inputs[:20])
+  # Each image keeps its label.
+  found = zip(whole.inputs[:, 0, 0, 0] * 255, whole.labels, strict=True)
+  assert {(round(float(x)), int(y)) for x, y in found} == {
+    (int(x), int(y)) for x, y in zip(images[:, 0, 0, 0], labels, strict=True)
+  }
+
+
+def test_bytes_less_the_mean_image_of_the_train_part(by_class):
+  images, _ = by_class
+  plain = sorted_task(num_test=20)
+  task = dataclasses.replace(plain, has_centered_bytes=True)
+  mean = images.mean(0, dtype=np.float64)
+  for part in (tasks.test_part, tasks._train_part, tasks._validation_part):
+    np.testing.assert_allclose(
+      part(task).inputs, 255 * part(plain).inputs - mean, atol=1e-4
+    )
+  assert task.as_record() == plain.as_record() | {'has_centered_bytes': True}
+  assert 'has_centered_bytes' not in plain.as_record()
