@@ -14,7 +14,9 @@ from isgd_jax.experiments.runs.tasks import Task
 
 RESULTS = pathlib.Path(__file__).resolve().parents[3] / 'results'
 FILES = sorted(
-  path for path in RESULTS.glob('*.jsonl') if path.stem != 'demonstrations'
+  path
+  for path in RESULTS.glob('*.jsonl')
+  if not path.stem.startswith('demonstrations')
 )
 
 
