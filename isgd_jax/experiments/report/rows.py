@@ -51,7 +51,7 @@ class Row(NamedTuple):
   runs: dict[int, Record]
   learning_rate: float
   is_rate_at_edge: bool
-  tuning_loss: float
+  tuning_loss: float = math.nan
 
   @property
   def config(self) -> Mapping[str, Any]:
