@@ -206,7 +206,7 @@ class Compare:
   label-noise, drift-labels, drift-pixels, drift-gradual, drift-text,
   input-bound, ablation; paper-mnist, paper-cifar10 and paper-map, which need
   --data-dir (MNIST's folder, of CIFAR-10 the binary version's or the archive of
-  JPEGs), the first two about 40 minutes; real-streams (the extra streams; Elec2
+  JPEGs), the first two about an hour; real-streams (the extra streams; Elec2
   with --data-dir FILE, a CSV or CSV.gz; what is missing is said first, and left
   out; all of it takes hours, and --tasks picks some). Likewise, of the same
   tables: real-rivals, always-on, rivals-over-sgd and strengths (beside

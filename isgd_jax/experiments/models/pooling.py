@@ -42,9 +42,7 @@ def max_pool(
     >>> max_pool(x, 2, 2)[0, :, :, 0].tolist()
     [[5.0, 7.0], [13.0, 15.0]]
   """
-  # Its annotation of the padding says a string, and it takes pairs.
-  pairs: Any = padding
-  return nnx.max_pool(x, (window, window), (stride, stride), pairs)
+  return _plain_max_pool(x, window, stride, padding)
 
 
 def caffe_max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -112,6 +110,14 @@ def _ceil_padding(sizes: Sequence[int], window: int, stride: int) -> Padding:
   return (0, at_end(height)), (0, at_end(width))
 
 
+def _plain_max_pool(
+  x: jax.Array, window: int, stride: int, padding: Padding
+) -> jax.Array:
+  # Its annotation of the padding says a string, and it takes pairs.
+  pairs: Any = padding
+  return nnx.max_pool(x, (window, window), (stride, stride), pairs)
+
+
 def _max_pool_forward(
   x: jax.Array, window: int, stride: int, padding: Padding
 ) -> tuple[jax.Array, jax.Array]:
@@ -125,12 +131,8 @@ def _max_pool_backward(
   x: jax.Array,
   cotangent: jax.Array,
 ) -> tuple[jax.Array]:
-  pairs: Any = padding
   plain = functools.partial(
-    nnx.max_pool,
-    window_shape=(window, window),
-    strides=(stride, stride),
-    padding=pairs,
+    _plain_max_pool, window=window, stride=stride, padding=padding
   )
   return (
     lax.platform_dependent(

@@ -10,6 +10,8 @@ import optax
 
 # Of all noise: seeds of a comparison differ in parameters and orders.
 _SEED = 0
+# Strengths by default: of the decay to the start, of weight decay, of noise.
+DECAY_TO_START, WEIGHT_DECAY, NOISE = 0.01, 0.001, 0.001
 
 
 class UPGDState(NamedTuple):
@@ -30,9 +32,9 @@ class UPGDState(NamedTuple):
 def upgd(
   learning_rate: float | jax.Array,
   *,
-  weight_decay: float = 0.001,
+  weight_decay: float = WEIGHT_DECAY,
   utility_decay: float = 0.999,
-  noise: float = 0.001,
+  noise: float = NOISE,
   seed: int = _SEED,
   num_drawn: int | None = None,
 ) -> optax.GradientTransformation:
@@ -158,8 +160,8 @@ class NoiseState(NamedTuple):
 def shrink_and_perturb(
   learning_rate: float | jax.Array,
   *,
-  weight_decay: float = 0.001,
-  noise: float = 0.001,
+  weight_decay: float = WEIGHT_DECAY,
+  noise: float = NOISE,
   seed: int = _SEED,
   num_drawn: int | None = None,
 ) -> optax.GradientTransformation:
@@ -222,7 +224,9 @@ class InitialParamsState(NamedTuple):
   initial_params: optax.Params
 
 
-def add_decay_to_start(strength: float = 0.01) -> optax.GradientTransformation:
+def add_decay_to_start(
+  strength: float = DECAY_TO_START,
+) -> optax.GradientTransformation:
   r"""Adds the gradient of :math:`\lambda \|w - w_0\|^2`, w_0 the start.
 
   Args:

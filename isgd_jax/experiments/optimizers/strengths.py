@@ -9,8 +9,6 @@ from isgd_jax.experiments.errors import check_name
 from isgd_jax.experiments.optimizers import always_on
 
 _FACTORS = {'weak': 0.1, 'strong': 10.0}
-# What they have by default: of L2, and of weight decay and of noise.
-_L2, _DECAY, _NOISE = 0.01, 0.001, 0.001
 
 
 class Strength(NamedTuple):
@@ -54,9 +52,12 @@ def build_with_strength(
   of, factor = STRENGTHS[name]
   if of == 'l2-to-start':
     return optax.chain(
-      always_on.add_decay_to_start(factor * _L2), optax.adam(learning_rate)
+      always_on.add_decay_to_start(factor * always_on.DECAY_TO_START),
+      optax.adam(learning_rate),
     )
   build = always_on.upgd if of == 'upgd' else always_on.shrink_and_perturb
   return build(
-    learning_rate, weight_decay=factor * _DECAY, noise=factor * _NOISE
+    learning_rate,
+    weight_decay=factor * always_on.WEIGHT_DECAY,
+    noise=factor * always_on.NOISE,
   )

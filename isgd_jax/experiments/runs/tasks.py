@@ -85,8 +85,9 @@ class Task:
       random.
     is_real_time: of a scanned stream, whether a step that took k gradient
       evaluations leaves the next k - 1 batches untrained on, only predicted.
-    has_centered_bytes: whether images are bytes less the mean image of the
-      train part, as Caffe's CIFAR-10 example has them; else shares of 255.
+    has_centered_bytes: of a stationary task, whether images are bytes less the
+      mean image of the train part, as Caffe's CIFAR-10 example has them; else
+      shares of 255.
     data_dir: where the files of the data set (or the texts) lie; None where
       they are looked for by themselves.
   """
