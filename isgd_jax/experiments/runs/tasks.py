@@ -529,10 +529,7 @@ def test_part(task: Task) -> Parts:
   Raises:
     ValueError: the data are missing.
   """
-  return _centered(
-    task,
-    Parts(*(x[: task.num_test] for x in _test(task.dataset, task.data_dir))),
-  )
+  return _cut(task, _test(task.dataset, task.data_dir), 0, task.num_test)
 
 
 def _judge(
@@ -598,30 +595,25 @@ def _ordered(dataset: str, data_dir: str | None) -> Parts:
 
 
 def _train_part(task: Task) -> Parts:
-  return _centered(
-    task,
-    Parts(
-      *(x[: task.num_train] for x in _ordered(task.dataset, task.data_dir))
-    ),
-  )
+  return _cut(task, _ordered(task.dataset, task.data_dir), 0, task.num_train)
 
 
 def _validation_part(task: Task) -> Parts:
-  end = task.num_train + task.num_test
-  return _centered(
+  start = task.num_train
+  return _cut(
     task,
-    Parts(
-      *(x[task.num_train : end] for x in _ordered(task.dataset, task.data_dir))
-    ),
+    _ordered(task.dataset, task.data_dir),
+    start,
+    start + task.num_test,
   )
 
 
-def _centered(task: Task, parts: Parts) -> Parts:
-  """The images as the task wants them: bytes less the mean, or as they are."""
-  if not task.has_centered_bytes:
-    return parts
-  mean = _mean_image(task.dataset, task.data_dir)
-  return Parts(255 * parts.inputs - mean, parts.labels)
+def _cut(task: Task, parts: Parts, start: int, stop: int) -> Parts:
+  """These of the examples; as bytes less the mean, if the task wants them."""
+  inputs, labels = (x[start:stop] for x in parts)
+  if task.has_centered_bytes:
+    inputs = 255 * inputs - _mean_image(task.dataset, task.data_dir)
+  return Parts(inputs, labels)
 
 
 @functools.cache
