@@ -22,14 +22,17 @@ from isgd_jax.experiments.runs.tasks import Task
 _BY_NAME = {task.name: task for task in real_streams.TASKS}
 # Where a chart can flag: with a window of 50, batches of 16 of the four small
 # tables are over before it is of use, and on the records of `real-streams` no
-# method differs from its base there. Flights take longer than all others.
+# method differs from its base there. Flights in smaller batches take longer
+# than all others.
 TABLES = tuple(
   _BY_NAME[f'real-streams/{name}']
   for name in (
     *('elec2-1', 'sp500-1', 'phishing-1', 'water-flow-1', 'shuttle-stream-1'),
     *('trump-approval-1', 'elec2-4', 'phishing-4', 'shuttle-stream-4'),
+    *('sp500-4', 'water-flow-4', 'trump-approval-4'),
     *('elec2-16', 'elec2-16-shuffled', 'shuttle-stream-16'),
-    *('shuttle-stream-16-shuffled', 'elec2-64'),
+    *('shuttle-stream-16-shuffled', 'elec2-64', 'shuttle-stream-64'),
+    'flights-64',
   )
 )
 _TWICE_OVER = ('random-reset', 'adwin-echo', 'page-hinkley-echo')
@@ -48,13 +51,20 @@ SMALL_TABLES = tuple(
   _BY_NAME[f'real-streams/{name}']
   for name in (
     *('sp500-1', 'phishing-1', 'water-flow-1', 'trump-approval-1'),
-    *('phishing-4', 'elec2-16', 'elec2-64'),
+    *('phishing-4', 'sp500-4', 'water-flow-4', 'trump-approval-4'),
+    *('elec2-16', 'elec2-64', 'shuttle-stream-64', 'flights-64'),
   )
 )
 # At no extra evaluation, beside `skip` and `reset`, which `real-streams` has.
 # SGD has no state, so a reset of any part leaves it as it is; momentum has no
 # count, and its moments are all of its state.
 RIVALS_OVER_SGD = ('base-decayed', 'rewarm-3', 'shrink')
+# The chase and these on other flags than the chart's.
+TRIGGERED_OVER_SGD = (
+  *('random-isgd', 'adwin-isgd', 'page-hinkley-isgd'),
+  *('random-reset', 'adwin-reset', 'page-hinkley-reset'),
+  *('random-rewarm-3', 'random-shrink'),
+)
 STRENGTH_TABLES = tuple(
   _BY_NAME[f'real-streams/{name}']
   for name in ('phishing-1', 'water-flow-1', 'elec2-16')

@@ -329,7 +329,7 @@ _RIVALS = (
     'Rivals that react, over SGD and momentum, real streams',
     rivals.SMALL_TABLES,
     base_optimizers=('sgd', 'momentum'),
-    methods=rivals.RIVALS_OVER_SGD,
+    methods=(*rivals.RIVALS_OVER_SGD, *rivals.TRIGGERED_OVER_SGD),
     has_loss_adaptive=False,
     has_traces=False,
   ),
