@@ -4,6 +4,7 @@ import os
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update('jax_platforms', 'cpu')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
@@ -28,6 +29,13 @@ def pytest_addoption(parser):
     help="compile without XLA's optimisations of machine code, in this process"
     ' and those it starts: for tests that compile more than they compute',
   )
+  parser.addoption(
+    '--first-case',
+    action='store_true',
+    help='of each parametrized test only the first case that -m leaves, but for'
+    ' those marked every_case: for further versions, where what can break is a'
+    ' call, and the cases are our own arithmetic',
+  )
 
 
 def pytest_configure(config):
@@ -40,3 +48,18 @@ def pytest_configure(config):
     os.environ['XLA_FLAGS'] = ' '.join(
       [os.environ.get('XLA_FLAGS', ''), *flags]
     ).strip()
+
+
+# Last, so after -m, and after the markers that folders put on their tests.
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+  if not config.getoption('--first-case'):
+    return
+  seen, kept, left_out = set(), [], []
+  for item in items:
+    test = item.nodeid.partition('[')[0]
+    is_first = test not in seen or item.get_closest_marker('every_case')
+    seen.add(test)
+    (kept if is_first else left_out).append(item)
+  config.hook.pytest_deselected(items=left_out)
+  items[:] = kept

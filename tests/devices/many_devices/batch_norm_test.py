@@ -71,6 +71,7 @@ def batch_at(step):
   return x.astype(np.float32), y.astype(np.float32)
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize(
   ('mode', 'is_weighted'),
   [

@@ -102,6 +102,7 @@ def update_then_chase_of(axis_name):
   )
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize('make_optimizer', [isgd_of, update_then_chase_of])
 @pytest.mark.parametrize(
   ('mode', 'is_weighted'),

@@ -78,6 +78,7 @@ def local_losses(params, batch):
   return [float(loss_of(params, s)) for s in shards if s[2].sum()]
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize('is_masked', [False, True])
 @pytest.mark.parametrize('mode', mapping.MODES)
 def test_every_step_is_that_of_one_device(mode, is_masked):

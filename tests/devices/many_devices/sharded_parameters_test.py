@@ -76,6 +76,7 @@ def shardings(tree):
   }
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize('axis_type', [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize('base', ['momentum', 'adam'])
 def test_isgd_works_unchanged_and_keeps_the_shardings(base, axis_type):

@@ -65,6 +65,7 @@ def make_step(optimizer):
   return step
 
 
+@pytest.mark.every_case
 @pytest.mark.parametrize('mode', ['shard_map', 'shard_map_unchecked', 'pmap'])
 def test_the_gradient_is_that_of_the_global_batch(mode):
   def step(params, state, shards):
