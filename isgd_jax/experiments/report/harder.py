@@ -7,7 +7,7 @@ from isgd_jax.experiments.report import markdown
 from isgd_jax.experiments.report.real_streams import BLIND
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
-from isgd_jax.experiments.report.real_streams import geometric_mean
+from isgd_jax.experiments.report.real_streams import mean_ratio
 from isgd_jax.experiments.report.real_streams import percent
 from isgd_jax.experiments.report.real_streams import row_verdict
 from isgd_jax.experiments.report.real_streams import short
@@ -136,8 +136,7 @@ def describe_real_time(rows: Rows) -> list[str]:
         by_method.setdefault(method, []).append(v)
     lines.append(cells)
   means = ', '.join(
-    f'{_TITLES.get(method, method)} '
-    f'{geometric_mean([v.ratio.median for v in found]):.3f}'
+    f'{_TITLES.get(method, method)} {mean_ratio(found):.3f}'
     for method, found in by_method.items()
   )
   text = (
@@ -177,7 +176,7 @@ def describe_doses(rows: Rows) -> list[str]:
     if not present:
       continue
     whole = len(present) == len(pairs)
-    mean = geometric_mean([v.ratio.median for v in present])
+    mean = mean_ratio(present)
     spent = statistics.median(v.evaluation_ratio for v in present)
     name = 'ISGD: 4 batches, 0.98' if method == DEFAULT else method
     lines.append(

@@ -7,7 +7,7 @@ from isgd_jax.experiments.report.kinds import KINDS
 from isgd_jax.experiments.report.kinds import Kind
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
-from isgd_jax.experiments.report.real_streams import geometric_mean
+from isgd_jax.experiments.report.real_streams import mean_cell
 from isgd_jax.experiments.report.real_streams import row_verdict
 from isgd_jax.experiments.report.rows import Rows
 
@@ -61,10 +61,8 @@ def _lines(rows: Rows, kind: Kind) -> list[list[str]]:
 
 
 def _cells(verdicts: Sequence[RowVerdict]) -> list[str]:
-  mean = geometric_mean([v.ratio.median for v in verdicts])
-  worst = max(v.ratio.median for v in verdicts)
   return [
-    f'{markdown.number(mean, 3)} ({markdown.number(worst, 2)})',
+    mean_cell(verdicts),
     f'{sum(v.is_never_worse for v in verdicts)} of {len(verdicts)}',
     f'{max(v.evaluation_ratio for v in verdicts):.2f}',
     f'{len(verdicts)}',

@@ -13,7 +13,7 @@ from isgd_jax.experiments.report.kinds import Kind
 from isgd_jax.experiments.report.real_streams import BLIND
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
-from isgd_jax.experiments.report.real_streams import geometric_mean
+from isgd_jax.experiments.report.real_streams import mean_ratio
 from isgd_jax.experiments.report.real_streams import percent
 from isgd_jax.experiments.report.real_streams import row_verdict
 from isgd_jax.experiments.report.rows import Rows
@@ -98,10 +98,7 @@ def _verdict_line(
   kind: Kind, found: Mapping[str, Sequence[RowVerdict]]
 ) -> list[str]:
   """One kind of data."""
-  losses = {
-    method: geometric_mean([v.ratio.median for v in all_of])
-    for method, all_of in found.items()
-  }
+  losses = {method: mean_ratio(all_of) for method, all_of in found.items()}
   costs = {
     method: statistics.median(v.evaluation_ratio for v in all_of)
     for method, all_of in found.items()

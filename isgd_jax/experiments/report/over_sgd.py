@@ -7,7 +7,8 @@ from isgd_jax.experiments.report.kinds import KINDS
 from isgd_jax.experiments.report.kinds import Kind
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
-from isgd_jax.experiments.report.real_streams import geometric_mean
+from isgd_jax.experiments.report.real_streams import mean_cell
+from isgd_jax.experiments.report.real_streams import mean_ratio
 from isgd_jax.experiments.report.real_streams import row_verdict
 from isgd_jax.experiments.report.rows import Rows
 from isgd_jax.experiments.runs.rivals import RIVALS_OVER_SGD
@@ -41,8 +42,8 @@ def summarize_over_sgd(rows: Rows) -> str:
   if not groups:
     return ''
   beaten = [
-    f'`{m}` over {_BASES[base]} on "{title}" ({_mean(found[m]):.3f}; ISGD '
-    f'{_mean(found[DEFAULT]):.3f})'
+    f'`{m}` over {_BASES[base]} on "{title}" ({mean_ratio(found[m]):.3f}; ISGD '
+    f'{mean_ratio(found[DEFAULT]):.3f})'
     for title, base, found in groups
     for m in _better(found)
   ]
@@ -121,9 +122,9 @@ def _verdicts(rows: Rows, kind: Kind, base: str) -> _Found:
 
 def _better(found: _Found) -> list[str]:
   """What is lower than both the base and the chase over it, lowest first."""
-  least = min(1, _mean(found[DEFAULT])) - _LEAST_GAIN
-  better = [m for m in found if m != DEFAULT and _mean(found[m]) <= least]
-  return sorted(better, key=lambda m: _mean(found[m]))
+  least = min(1, mean_ratio(found[DEFAULT])) - _LEAST_GAIN
+  better = [m for m in found if m != DEFAULT and mean_ratio(found[m]) <= least]
+  return sorted(better, key=lambda m: mean_ratio(found[m]))
 
 
 def _cells(found: _Found) -> list[str]:
@@ -132,12 +133,6 @@ def _cells(found: _Found) -> list[str]:
     if method not in found:
       cells.append('')
       continue
-    worst = max(v.ratio.median for v in found[method])
-    mean = markdown.number(_mean(found[method]), 3)
-    text = f'{mean} ({markdown.number(worst, 2)})'
+    text = mean_cell(found[method])
     cells.append(f'**{text}**' if method in better else text)
   return cells
-
-
-def _mean(verdicts: Sequence[RowVerdict]) -> float:
-  return geometric_mean([v.ratio.median for v in verdicts])

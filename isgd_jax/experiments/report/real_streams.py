@@ -303,8 +303,16 @@ def kept_gain_table(rows: Rows) -> str:
   )
 
 
-def geometric_mean(ratios: Sequence[float]) -> float:
-  """Of ratios that may be zero or infinite."""
+def mean_ratio(verdicts: Iterable[RowVerdict]) -> float:
+  """The geometric mean of the ratios, each the median of its seeds."""
+  ratios = [v.ratio.median for v in verdicts]
   if math.inf in ratios:
     return math.inf
   return statistics.geometric_mean(ratios) if min(ratios) > 0 else 0.0
+
+
+def mean_cell(verdicts: Sequence[RowVerdict]) -> str:
+  """The same for a table, in brackets the worst row."""
+  worst = max(v.ratio.median for v in verdicts)
+  mean = markdown.number(mean_ratio(verdicts), 3)
+  return f'{mean} ({markdown.number(worst, 2)})'

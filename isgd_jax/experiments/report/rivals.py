@@ -15,11 +15,14 @@ from isgd_jax.experiments.report.real_streams import BLIND
 from isgd_jax.experiments.report.real_streams import DEFAULT
 from isgd_jax.experiments.report.real_streams import RowVerdict
 from isgd_jax.experiments.report.real_streams import beside
-from isgd_jax.experiments.report.real_streams import geometric_mean
-from isgd_jax.experiments.report.real_streams import percent
+from isgd_jax.experiments.report.real_streams import mean_cell
+from isgd_jax.experiments.report.real_streams import mean_ratio
 from isgd_jax.experiments.report.real_streams import short
 from isgd_jax.experiments.report.rows import Rows
 from isgd_jax.experiments.report.strengths import describe_strengths
+from isgd_jax.experiments.report.triggers import TRIGGERS
+from isgd_jax.experiments.report.triggers import describe_triggers
+from isgd_jax.experiments.report.triggers import random_sentence
 
 _BASE = 'adam'
 _LEAST_GAIN = 0.01
@@ -35,12 +38,6 @@ _REACTIONS = {
   'echo': 'one more base step on the batch',
 }
 _OURS = {DEFAULT: 'ISGD', BLIND: 'blind ISGD'}
-_TRIGGERS = {
-  'random': 'as many random batches',
-  'adwin': 'ADWIN',
-  'page-hinkley': 'Page-Hinkley',
-  'oracle': 'the change points',
-}
 _ALWAYS_ON = (*ALWAYS_ON, 'momo')
 # Without momentum: a chase over these, beside a chase over Adam.
 _OVER = {'sgd': 'isgd-over-sgd', 'adam-b1-0': 'isgd-over-adam-b1-0'}
@@ -48,7 +45,7 @@ _OVER = {'sgd': 'isgd-over-sgd', 'adam-b1-0': 'isgd-over-adam-b1-0'}
 
 def _name_of(method: str) -> str:
   """How a rival is called in a table."""
-  for trigger, title in _TRIGGERS.items():
+  for trigger, title in TRIGGERS.items():
     if method.startswith(f'{trigger}-'):
       reaction = method.removeprefix(f'{trigger}-')
       return f'{_OURS.get(reaction, reaction)}, on {title}'
@@ -118,10 +115,6 @@ def _tasks_with_rivals(rows: Rows, kind: Kind) -> list[str]:
   ]
 
 
-def _mean(found: Iterable[RowVerdict]) -> float:
-  return geometric_mean([v.ratio.median for v in found])
-
-
 def _is_free(found: Sequence[RowVerdict]) -> bool:
   """Whether it took no evaluation more than Adam, on any row."""
   return all(v.evaluation_ratio <= 1 for v in found)
@@ -140,7 +133,7 @@ def best_free_cell(rows: Rows, kind: Kind) -> str:
   tasks = _tasks_with_rivals(rows, kind)
   found = _by_rival(rows, tasks, kind.measure)
   free = {
-    m: _mean(vs)
+    m: mean_ratio(vs)
     for m, vs in found.items()
     # An oracle, or a random trigger, is for no user.
     if _is_free(vs) and not m.startswith(('oracle', 'random'))
@@ -148,7 +141,7 @@ def best_free_cell(rows: Rows, kind: Kind) -> str:
   if not free or DEFAULT not in found:
     return ''
   best = min(free, key=lambda m: free[m])
-  ours = _mean(found[DEFAULT])
+  ours = mean_ratio(found[DEFAULT])
   text = (
     f'{_name_of(best)}: {markdown.number(free[best], 3)} '
     f'(ISGD {markdown.number(ours, 3)}, {len(tasks)} rows)'
@@ -173,7 +166,9 @@ def describe_rivals(rows: Rows) -> list[str]:
   return [
     '## Rivals of the chase',
     *summary,
-    *filter(None, [over_sgd_table(rows), describe_strengths(rows)]),
+    *filter(None, [over_sgd_table(rows)]),
+    *describe_triggers(rows),
+    *filter(None, [describe_strengths(rows)]),
     '### Rivals, row by row',
     _row_table(rows, kinds),
   ]
@@ -217,7 +212,7 @@ def summarize_rivals(rows: Rows) -> list[str]:
     'nothing is said of seconds, for other work ran beside these.',
     _sentence(by_kind, _by_rival(rows, real)),
     _summary_table(by_kind, _by_rival(rows, real)),
-    _random_sentence(rows, real),
+    random_sentence(rows, real, _BASE),
     *filter(None, [describe_no_momentum(rows), summarize_over_sgd(rows)]),
   ]
 
@@ -231,13 +226,13 @@ def _sentence(
   for title, found in by_kind.items():
     if DEFAULT not in found:
       continue
-    ours = _mean(found[DEFAULT])
+    ours = mean_ratio(found[DEFAULT])
     beaten_by = sorted(
       (mean, m)
       for m, vs in found.items()
       if _is_free(vs)
       and not m.startswith(('oracle', 'random'))
-      and (mean := _mean(vs)) <= min(1, ours) - _LEAST_GAIN
+      and (mean := mean_ratio(vs)) <= min(1, ours) - _LEAST_GAIN
     )
     if beaten_by:
       names = ', '.join(f'`{m}` ({x:.3f})' for x, m in beaten_by)
@@ -250,13 +245,13 @@ def _sentence(
   found_worth, beyond_chance = [], []
   for title, found in by_kind.items():
     for m in _REACTIONS:
-      if m not in found or (mean := _mean(found[m])) > 1 - _LEAST_GAIN:
+      if m not in found or (mean := mean_ratio(found[m])) > 1 - _LEAST_GAIN:
         continue
       control = found.get(f'random-{m}')
       if control is None:
         beside_it = 'no control'
       else:
-        by_chance = _mean(control)
+        by_chance = mean_ratio(control)
         beside_it = f'on random batches {by_chance:.3f}'
         if mean <= (1 - _LEAST_GAIN) * by_chance:
           beyond_chance.append(f'`{m}` on "{title}"')
@@ -288,7 +283,7 @@ def _summary_table(
   rivals = dict.fromkeys(m for found in by_kind.values() for m in found)
 
   def place(method: str) -> float:
-    return _mean(on_real[method]) if method in on_real else math.inf
+    return mean_ratio(on_real[method]) if method in on_real else math.inf
 
   lines = []
   for method in sorted(rivals, key=place):
@@ -298,10 +293,7 @@ def _summary_table(
       if verdicts is None:
         cells.append('')
         continue
-      worst = max(v.ratio.median for v in verdicts)
-      cells.append(
-        f'{markdown.number(_mean(verdicts), 3)} ({markdown.number(worst, 2)})'
-      )
+      cells.append(mean_cell(verdicts))
     everywhere = [
       v for found in by_kind.values() for v in found.get(method, ())
     ]
@@ -320,39 +312,6 @@ def _summary_table(
     *('evaluations', 'never worse'),
   ]
   return markdown.markdown_table(header, lines)
-
-
-def _random_sentence(rows: Rows, tasks: Sequence[str]) -> str:
-  """Whether it matters which batches are flagged."""
-  parts = []
-  for method in (BLIND, *_REACTIONS):
-    ours = [
-      v
-      for task in tasks
-      if (
-        (row := rows.get((task, _BASE, method))) is not None
-        and (other := rows.get((task, _BASE, _random_name(method)))) is not None
-        and (v := beside(row, other)) is not None
-      )
-    ]
-    if ours:
-      lower = sum(v.difference.high < 0 for v in ours)
-      higher = sum(v.difference.low > 0 for v in ours)
-      parts.append(
-        f'{_OURS.get(method, method)} {percent(_mean(ours))} (lower by all '
-        f'seeds in {lower}, higher in {higher} of {len(ours)})'
-      )
-  if not parts:
-    return ''
-  return (
-    '**Does the chart matter?** The loss on its flags against that on as many '
-    'random batches, on real rows: ' + '; '.join(parts) + '. A random batch '
-    'below the mean is not chased.'
-  )
-
-
-def _random_name(method: str) -> str:
-  return f'random-{method}'
 
 
 def _row_table(rows: Rows, kinds: Iterable[Kind]) -> str:
