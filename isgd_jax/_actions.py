@@ -116,10 +116,7 @@ def watch(
       any_device=any_device,
     )
     packed_info = _info.next_info(
-      state.packed_info,
-      judged.loss,
-      judged.reading,
-      _info.no_chase(judged.loss),
+      state.packed_info, judged.loss, judged.reading
     )
     return updates, WatchState(judged.chart_state, packed_info)
 

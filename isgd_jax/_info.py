@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 import warnings
 
 import jax
@@ -142,11 +142,13 @@ _BOOLEANS = (
   *('is_well_trained', 'is_skipped', 'is_on_probation', 'is_chase_undone'),
 )
 _INTEGERS = tuple(name for name in ISGDInfo._fields if name not in _FLOATS)
-# What adds up from step to step.
-_COUNTERS = (
+# What adds up from step to step, and what stays until a chase changes it.
+_KEPT = (
   *('num_steps', 'num_undertrained', 'num_chases_reverted'),
   'num_chases_refused',
   *('num_gradient_evaluations', 'num_well_trained', 'num_skipped'),
+  *('trust', 'mean_chase_gain', 'is_on_probation'),
+  *('num_chases_judged', 'num_chases_paid', 'num_chases_undone'),
 )
 
 
@@ -185,23 +187,69 @@ def unpack(packed: PackedInfo) -> ISGDInfo:
   return ISGDInfo(**fields | {name: fields[name] != 0 for name in _BOOLEANS})
 
 
+def replace_scalars(
+  vector: jax.Array, names: Sequence[str], fields: Mapping[str, jax.Array]
+) -> jax.Array:
+  """A vector with some of its elements replaced, by name, in their places.
+
+  Element by element, so that XLA writes it where the old one was.
+  """
+  places = jnp.arange(vector.shape[-1])
+  for name, value in fields.items():
+    value = jnp.asarray(value).astype(vector.dtype)
+    vector = jnp.where(places == names.index(name), value, vector)
+  return vector
+
+
+def replace(packed: PackedInfo, **fields: jax.Array) -> PackedInfo:
+  """An info with some of its fields replaced."""
+  floats = {name: fields.pop(name) for name in _FLOATS if name in fields}
+  return PackedInfo(
+    replace_scalars(packed.floats, _FLOATS, floats),
+    replace_scalars(packed.integers, _INTEGERS, fields),
+  )
+
+
 class Outcome(NamedTuple):
-  """What came of the chase that a step did or did not have; scalars."""
+  """What came of a chase; scalars."""
 
   final_loss: jax.Array
   num_chase_steps: jax.Array
   num_evaluations: jax.Array
-  is_chased: jax.Array
   is_reverted: jax.Array
   is_refused: jax.Array
-  is_undone: jax.Array
-  trust: Any = None
 
 
-def no_chase(loss: jax.Array) -> Outcome:
-  """Outcome of a step without a chase."""
-  zero, is_false = jnp.zeros((), jnp.int32), jnp.zeros((), bool)
-  return Outcome(loss, zero, zero, is_false, is_false, is_false, is_false)
+def with_chase(packed: PackedInfo, outcome: Outcome) -> PackedInfo:
+  """The info of a step that had a chase; its counters saturate.
+
+  Args:
+    packed: of the same step, as without it.
+    outcome: of the chase.
+
+  Returns:
+    The info.
+  """
+  before = unpack(packed)
+
+  def increased(counter: jax.Array, by: jax.Array) -> jax.Array:
+    room = jnp.iinfo(jnp.int32).max - counter
+    return counter + jnp.minimum(by.astype(jnp.int32), room)
+
+  return replace(
+    packed,
+    final_loss=outcome.final_loss,
+    num_chase_steps=outcome.num_chase_steps,
+    is_chase_reverted=outcome.is_reverted,
+    is_chase_refused=outcome.is_refused,
+    num_chases_reverted=increased(
+      before.num_chases_reverted, outcome.is_reverted
+    ),
+    num_chases_refused=increased(before.num_chases_refused, outcome.is_refused),
+    num_gradient_evaluations=increased(
+      before.num_gradient_evaluations, outcome.num_evaluations
+    ),
+  )
 
 
 def get_info(opt_state: optax.OptState) -> ISGDInfo:
@@ -358,12 +406,12 @@ def next_info(
   packed: PackedInfo,
   loss: jax.Array,
   reading: chart_lib.ChartReading,
-  outcome: Outcome,
   is_skipped: jax.typing.ArrayLike = False,
 ) -> PackedInfo:
-  """The info after a step; its counters saturate rather than wrap."""
+  """The info after a step without a chase; its counters saturate."""
   is_skipped = jnp.asarray(is_skipped)
   statistic, rules = reading.statistic, reading.violated_rules
+  zero, none = jnp.zeros((), loss.dtype), jnp.zeros((), jnp.int32)
   step = pack(
     ISGDInfo(
       loss=loss,
@@ -371,24 +419,29 @@ def next_info(
       sigma=reading.sigma,
       control_limit=reading.upper_limit,
       is_undertrained=reading.is_above,
-      num_chase_steps=outcome.num_chase_steps,
-      final_loss=outcome.final_loss,
-      is_chase_reverted=outcome.is_reverted,
-      is_chase_refused=outcome.is_refused,
+      num_chase_steps=none,
+      final_loss=loss,
+      is_chase_reverted=none,
+      is_chase_refused=none,
       lower_limit=reading.lower_limit,
       statistic=loss if statistic is None else statistic,
       is_well_trained=reading.is_below,
       is_skipped=is_skipped,
-      violated_rules=jnp.zeros((), jnp.int32) if rules is None else rules,
-      num_steps=jnp.ones((), jnp.int32),
+      violated_rules=none if rules is None else rules,
+      num_steps=none + 1,
       num_undertrained=reading.is_above,
-      num_chases_reverted=outcome.is_reverted,
-      num_chases_refused=outcome.is_refused,
-      num_gradient_evaluations=1 + outcome.num_evaluations,
+      num_chases_reverted=none,
+      num_chases_refused=none,
+      num_gradient_evaluations=none + 1,
       num_well_trained=reading.is_below,
       num_skipped=is_skipped,
-      is_chase_undone=outcome.is_undone,
-      **_record_of(outcome, loss.dtype),
+      trust=zero,
+      mean_chase_gain=zero,
+      is_on_probation=none,
+      is_chase_undone=none,
+      num_chases_judged=none,
+      num_chases_paid=none,
+      num_chases_undone=none,
     ),
     [
       PartInfo(
@@ -403,20 +456,11 @@ def next_info(
       for part in _joined_in(reading)
     ],
   )
-  before = jnp.where(np.isin(_INTEGERS, _COUNTERS), packed.integers, 0)
+  is_kept = np.zeros(packed.floats.shape[-1], bool)
+  is_kept[: len(_FLOATS)] = np.isin(_FLOATS, _KEPT)
+  before = jnp.where(np.isin(_INTEGERS, _KEPT), packed.integers, 0)
   room = jnp.iinfo(jnp.int32).max - before
-  return step._replace(integers=before + jnp.minimum(step.integers, room))
-
-
-def _record_of(outcome: Outcome, dtype: jax.typing.DTypeLike) -> dict[str, Any]:
-  """The fields of an info that say how chases have done so far."""
-  trust = outcome.trust
-  zero, none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-  return {
-    'trust': zero if trust is None else trust.trust,
-    'mean_chase_gain': zero if trust is None else trust.mean_gain,
-    'is_on_probation': none if trust is None else trust.is_on_probation,
-    'num_chases_judged': none if trust is None else trust.num_judged,
-    'num_chases_paid': none if trust is None else trust.num_paid,
-    'num_chases_undone': none if trust is None else trust.num_undone,
-  }
+  return PackedInfo(
+    floats=jnp.where(is_kept, packed.floats, step.floats),
+    integers=before + jnp.minimum(step.integers, room),
+  )

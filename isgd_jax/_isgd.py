@@ -428,9 +428,11 @@ def _make(
       chart_reading=judged.reading,
     )
     probation_state = state.probation_state
+    packed_info = _info.next_info(
+      state.packed_info, judged.loss, judged.reading
+    )
     if only_watches:
       updates, base_state = base_update(updates, state.base_state, params)
-      outcome = _info.no_chase(judged.loss)
     else:
       value_and_grad_fn = value_fns.value_and_grad_fn(
         _given('value_fn', value_fn, _NO_VALUE_FN),
@@ -440,7 +442,7 @@ def _make(
         axis_name=settings.axis_name,
         shard_weight=shard_weight,
       )
-      info = _info.unpack(state.packed_info)
+      info = _info.unpack(packed_info)
       batch = chase_step.Batch(
         loss=judged.loss,
         grad=grad,
@@ -448,23 +450,20 @@ def _make(
         is_undertrained=judged.reading.is_above,
         target=_target(settings.chase_to, judged.reading),
         sigma=judged.reading.sigma,
-        num_training_steps=info.num_steps,
+        num_training_steps=info.num_steps - 1,
         num_extra_evaluations=info.num_gradient_evaluations - info.num_steps,
       )
-      base_args = updates, state.base_state, params
+      args = updates, state.base_state, params, packed_info
       if has_probation:
-        updates, base_state, outcome, probation_state = (
+        updates, base_state, packed_info, probation_state = (
           probation_step.chase_on_probation(
-            settings, base_update, batch, *base_args, probation_state
+            settings, base_update, batch, *args, probation_state
           )
         )
       else:
-        updates, base_state, outcome = step(
-          settings, base_update, batch, *base_args
+        updates, base_state, packed_info = step(
+          settings, base_update, batch, *args
         )
-    packed_info = _info.next_info(
-      state.packed_info, judged.loss, judged.reading, outcome
-    )
     return updates, ISGDState(
       base_state, judged.chart_state, packed_info, probation_state
     )

@@ -157,45 +157,22 @@ def unpack(packed: PackedTrust) -> Trust:
   return Trust(**fields | {name: fields[name] != 0 for name in _BOOLEANS})
 
 
+def count_refused(packed: PackedTrust, is_refused: jax.Array) -> PackedTrust:
+  """A record with a chase less to refuse, where this one was.
+
+  Element by element, so that XLA writes it where the old one was.
+  """
+  is_pause = jnp.asarray([name == 'pause' for name in _INTEGERS])
+  less = (is_pause & is_refused).astype(jnp.int32)
+  return packed._replace(integers=packed.integers - less)
+
+
 def is_trusted(trust: Trust, rules: Rules = DEFAULT_RULES) -> jax.Array:
   """Whether chases have paid, beyond their scatter and beside their size."""
   has_paid = (trust.gain > 0) & (trust.gain >= _least_gain(trust))
   if not rules.starts_trusting:
     return has_paid
   return has_paid | ((trust.num_judged < 2) & (trust.gain >= 0))
-
-
-class Report(NamedTuple):
-  """What a user sees of the record; scalars.
-
-  Attributes:
-    trust: the discounted gain over the least at which chases are trusted, so
-      that it is from 1 on that they are; 0 without a record.
-    mean_gain: of a judged chase, its gain a batch, in sigmas; the mean.
-    is_on_probation: whether there is a rival for the next batch.
-    num_judged: chases judged.
-    num_paid: of these, the ones with a positive gain.
-    num_undone: chases undone on probation.
-  """
-
-  trust: jax.Array
-  mean_gain: jax.Array
-  is_on_probation: jax.Array
-  num_judged: jax.Array
-  num_paid: jax.Array
-  num_undone: jax.Array
-
-
-def report(trust: Trust) -> Report:
-  """The record in a user's terms."""
-  return Report(
-    trust=trust.ratio,
-    mean_gain=trust.mean_gain,
-    is_on_probation=trust.is_on_probation,
-    num_judged=trust.num_judged,
-    num_paid=trust.num_paid,
-    num_undone=trust.num_undone,
-  )
 
 
 def _least_gain(trust: Trust) -> jax.Array:

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isgd_jax import _checks
 from isgd_jax import _info
 from isgd_jax._chase import control_flow
 from isgd_jax._chase import loop
@@ -37,29 +36,29 @@ class ProbationState(NamedTuple):
 class _Carry(NamedTuple):
   """Carry of the loop over the trips of a step: a probe, then a chase."""
 
-  is_due: jax.Array
-  is_probe: jax.Array
-  # The gradient that the base update is to take or, where `is_moved`, an update
-  # that stands in its place.
+  status: jax.Array
+  # The gradient that the base update is to take or, once moved, an update that
+  # stands in its place.
   slot: optax.Updates
-  is_moved: jax.Array
   rival: optax.Params
   packed_trust: probation.PackedTrust
-  outcome: _info.Outcome
+  packed_info: _info.PackedInfo
 
 
 class _Decision(NamedTuple):
-  """What a trip makes of the record.
+  """What a trip makes of the records.
 
   Attributes:
-    packed_trust: the record.
-    is_to_chase: whether a chase follows, boolean scalar.
+    status: of the step.
     leads: whether the chase of this trip leads, boolean scalar.
+    packed_trust: the record of chases.
+    packed_info: what is reported.
   """
 
-  packed_trust: probation.PackedTrust
-  is_to_chase: jax.Array
+  status: jax.Array
   leads: jax.Array
+  packed_trust: probation.PackedTrust
+  packed_info: _info.PackedInfo
 
 
 def initial_state(
@@ -78,8 +77,9 @@ def chase_on_probation(
   updates: optax.Updates,
   base_state: optax.OptState,
   params: optax.Params,
+  packed_info: _info.PackedInfo,
   state: ProbationState,
-) -> tuple[optax.Updates, optax.OptState, _info.Outcome, ProbationState]:
+) -> tuple[optax.Updates, optax.OptState, _info.PackedInfo, ProbationState]:
   """A base update, or a chase that leads, or the return from one that failed.
 
   A step with neither rival nor chase passes slot and rival through the loop in
@@ -90,10 +90,12 @@ def chase_on_probation(
 
   def trip(carry: _Carry) -> _Carry:
     """Evaluates the rival, or chases."""
-    inner = batch.inside(carry.is_probe)
+    # A chase begins only where there is no rival.
+    is_probe = probation.unpack(carry.packed_trust).is_on_probation
+    inner = batch.inside(carry.packed_info, settings.chase_to)
     is_flagged = chase_step.is_chase_due(settings, inner)
     # As in `Batch.inside`: a product with the state, of the size of parameters.
-    _, frozen_state = jax.lax.optimization_barrier((carry.is_probe, base_state))
+    _, frozen_state = jax.lax.optimization_barrier((carry.status, base_state))
     grad = optax.tree.cast_like(carry.slot, updates)
 
     def judge_rival(packed_trust, loss):
@@ -114,7 +116,7 @@ def chase_on_probation(
       start=params,
       start_grad=grad if inner.grad is None else inner.grad,
       probe=loop.Probe(
-        is_due=carry.is_probe,
+        is_due=is_probe,
         rival=carry.rival,
         grad=grad,
         judge=judge_rival,
@@ -122,7 +124,6 @@ def chase_on_probation(
       ),
     )
     is_undone = result.judged.is_chosen
-    num_evaluations = carry.outcome.num_evaluations + result.num_evaluations
 
     def decide(before: _Decision) -> _Decision:
       """After a probe, whether to chase; after a chase, who leads."""
@@ -130,81 +131,137 @@ def chase_on_probation(
         probation.unpack(result.judged.record),
         is_flagged & ~is_undone,
         inner.num_training_steps,
-        inner.num_extra_evaluations + num_evaluations,
+        inner.num_extra_evaluations + result.num_evaluations,
         settings.max_chase_steps,
       )
       begun, leads = probation.begin(
         probation.unpack(before.packed_trust),
-        ~carry.is_probe & ~result.is_reverted,
+        ~is_probe & ~result.is_reverted,
         inner.loss - result.loss,
         rules,
       )
-      record = optax.tree.where(carry.is_probe, admitted, begun)
+      trust = optax.tree.where(is_probe, admitted, begun)
+      is_to_chase &= is_probe
+      status = jnp.where(
+        is_to_chase,
+        chase_step.Status.DUE,
+        chase_step.Status.after(is_undone | leads),
+      )
       return _Decision(
-        probation.pack(record), carry.is_probe & is_to_chase, leads
+        status,
+        leads,
+        probation.pack(trust),
+        _reported(
+          before.packed_info, is_probe, is_undone, leads, result, trust
+        ),
       )
 
     # Apart, as a loop of one trip: else all of this is compiled into the kernel
     # of each leaf.
+    is_due = carry.status == chase_step.Status.DUE
     decision = control_flow.run_once_if(
-      carry.is_due,
+      is_due,
       decide,
       _Decision(
-        carry.packed_trust, carry.is_probe & False, carry.is_probe & False
+        carry.status, is_due & False, carry.packed_trust, carry.packed_info
       ),
     )
-    leads = decision.leads
     slot, rival = _place_candidates(
-      base_update, frozen_state, params, carry, result, is_undone, leads
-    )
-    outcome = chase_step.outcome_of(result, inner.loss)
-    outcome = outcome._replace(
-      final_loss=jnp.where(leads, outcome.final_loss, inner.loss)
+      base_update,
+      frozen_state,
+      params,
+      carry.slot,
+      result,
+      is_probe,
+      is_undone,
+      decision.leads,
     )
     return _Carry(
-      is_due=decision.is_to_chase,
-      is_probe=carry.is_probe & False,
-      slot=slot,
-      is_moved=is_undone | leads,
-      rival=rival,
-      packed_trust=decision.packed_trust,
-      outcome=optax.tree.where(carry.is_probe, carry.outcome, outcome)._replace(
-        num_evaluations=num_evaluations,
-        is_undone=carry.outcome.is_undone | is_undone,
-      ),
+      decision.status, slot, rival, decision.packed_trust, decision.packed_info
     )
 
-  trust, is_to_chase = probation.admit(
-    probation.unpack(state.packed_trust),
+  def trip_or_count(carry: _Carry) -> _Carry:
+    """A trip, or one refusal less in the record of a pause."""
+    is_refused = carry.status == chase_step.Status.REFUSED
+    carry = control_flow.run_once_if(
+      carry.status == chase_step.Status.DUE, trip, carry
+    )
+    return carry._replace(
+      status=jnp.where(is_refused, chase_step.Status.DONE, carry.status),
+      packed_trust=probation.count_refused(carry.packed_trust, is_refused),
+    )
+
+  trust = probation.unpack(state.packed_trust)
+  admitted, is_to_chase = probation.admit(
+    trust,
     chase_step.is_chase_due(settings, batch),
     batch.num_training_steps,
     batch.num_extra_evaluations,
     settings.max_chase_steps,
   )
-  carry = control_flow.while_loop(
-    lambda carry: carry.is_due,
-    trip,
+  carry = chase_step.run_while_open(
+    trip_or_count,
     _Carry(
-      is_due=trust.is_on_probation | is_to_chase,
-      is_probe=trust.is_on_probation,
+      status=jnp.where(
+        admitted.pause < trust.pause,
+        chase_step.Status.REFUSED,
+        chase_step.Status.before(trust.is_on_probation | is_to_chase),
+      ),
       slot=jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params),
-      is_moved=is_to_chase & False,
       rival=state.rival,
-      packed_trust=probation.pack(trust),
-      outcome=_info.no_chase(batch.loss),
+      packed_trust=state.packed_trust,
+      packed_info=packed_info,
     ),
-    is_traced=_checks.is_traced(batch.loss),
   )
   new_updates, base_state = chase_step.base_update_unless(
-    carry.is_moved, base_update, updates, carry.slot, base_state, params
+    carry.status == chase_step.Status.MOVED,
+    base_update,
+    updates,
+    carry.slot,
+    base_state,
+    params,
   )
-  trust = probation.unpack(carry.packed_trust)
-  outcome = carry.outcome._replace(trust=probation.report(trust))
   return (
     new_updates,
     base_state,
-    outcome,
+    carry.packed_info,
     ProbationState(carry.rival, carry.packed_trust),
+  )
+
+
+def _reported(
+  packed_info: _info.PackedInfo,
+  is_probe: jax.Array,
+  is_undone: jax.Array,
+  leads: jax.Array,
+  result: loop.ChaseResult,
+  trust: probation.Trust,
+) -> _info.PackedInfo:
+  """The info with this trip in it."""
+  info = _info.unpack(packed_info)
+  outcome = chase_step.outcome_of(result, info.loss)
+  outcome = outcome._replace(
+    final_loss=jnp.where(leads, outcome.final_loss, info.loss)
+  )
+  no_chase = _info.Outcome(
+    final_loss=info.loss,
+    num_chase_steps=info.num_chase_steps,
+    num_evaluations=result.num_evaluations,
+    is_reverted=is_probe & False,
+    is_refused=is_probe & False,
+  )
+  packed_info = _info.with_chase(
+    packed_info, optax.tree.where(is_probe, no_chase, outcome)
+  )
+  return _info.replace(
+    packed_info,
+    trust=trust.ratio,
+    mean_chase_gain=trust.mean_gain,
+    is_on_probation=trust.is_on_probation,
+    is_chase_undone=info.is_chase_undone | is_undone,
+    num_chases_judged=trust.num_judged,
+    num_chases_paid=trust.num_paid,
+    num_chases_undone=trust.num_undone,
   )
 
 
@@ -212,8 +269,9 @@ def _place_candidates(
   base_update: chase_step.BaseUpdate,
   base_state: optax.OptState,
   params: optax.Params,
-  carry: _Carry,
+  slot: optax.Updates,
   result: loop.ChaseResult,
+  is_probe: jax.Array,
   is_undone: jax.Array,
   leads: jax.Array,
 ) -> tuple[optax.Updates, optax.Params]:
@@ -241,11 +299,11 @@ def _place_candidates(
 
   def next_rival(left, base, old):
     start = jnp.where(leads, old, left)
-    is_to_follow = leads | carry.is_probe
+    is_to_follow = leads | is_probe
     return jnp.where(is_to_follow, added(start, base), start)
 
   slot = jax.tree.map(
-    next_slot, carry.slot, result.grad, result.left, base_updates, params
+    next_slot, slot, result.grad, result.left, base_updates, params
   )
   rival = jax.tree.map(next_rival, result.left, base_updates, params)
   return slot, rival

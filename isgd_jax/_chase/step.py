@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from isgd_jax import _checks
 from isgd_jax import _frozen_update
 from isgd_jax import _info
 from isgd_jax._charts import chart as chart_lib
@@ -60,16 +61,69 @@ class Batch(NamedTuple):
   num_training_steps: jax.Array
   num_extra_evaluations: jax.Array
 
-  def inside(self, carried: jax.Array) -> Batch:
-    """The same, to be read in a loop that carries `carried`.
+  def inside(self, packed_info: _info.PackedInfo, chase_to: str) -> Batch:
+    """The same, to be read in a loop that carries the info of this step.
 
     Else XLA hoists what is made of these numbers alone out of the loop: a dozen
     kernels, which every step would then run.
     """
-    names = [n for n in self._fields if n not in ('grad', 'value_and_grad_fn')]
-    numbers = [getattr(self, name) for name in names]
-    _, numbers = jax.lax.optimization_barrier((carried, numbers))
-    return self._replace(**dict(zip(names, numbers, strict=True)))
+    info = _info.unpack(packed_info)
+    target = info.mean
+    if chase_to != 'mean':
+      _, target = jax.lax.optimization_barrier(
+        (packed_info.integers, self.target)
+      )
+    return self._replace(
+      loss=info.loss,
+      is_undertrained=info.is_undertrained,
+      target=target,
+      sigma=info.sigma,
+      num_training_steps=info.num_steps - 1,
+      num_extra_evaluations=info.num_gradient_evaluations - info.num_steps,
+    )
+
+
+class Status:
+  """Where a step is; int32 numbers, carried through its loop.
+
+  One number and not booleans, and made of the loss: a constant that a loop
+  begins with is a kernel of its own, which waits for nothing. XLA on CPUs runs
+  kernels one after the other until more than eight are ready at once, and then
+  hands half of them to another thread: 10 to 20 microseconds a step, more than
+  all of a chart. The same is why nothing but the base update may be left to do
+  after the loop.
+  """
+
+  DONE = 0
+  # There is an update in the place of the gradient.
+  MOVED = 1
+  # A trip is due.
+  DUE = 2
+  # A chase was due and is put off, which is to be counted.
+  REFUSED = 3
+
+  @staticmethod
+  def before(is_due: jax.Array) -> jax.Array:
+    """Of a step that may have a trip before it."""
+    return jnp.where(is_due, Status.DUE, Status.DONE)
+
+  @staticmethod
+  def after(is_moved: jax.Array) -> jax.Array:
+    """Of a step without a further trip."""
+    return jnp.where(is_moved, Status.MOVED, Status.DONE)
+
+  @staticmethod
+  def is_open(status: jax.Array) -> jax.Array:
+    """Whether the loop goes on."""
+    return status >= Status.DUE
+
+
+class _Carry(NamedTuple):
+  """Carry of the loop around a chase, of one trip."""
+
+  status: jax.Array
+  slot: optax.Updates
+  packed_info: _info.PackedInfo
 
 
 # Optax's `update`, with the extra arguments bound: (updates, state, params).
@@ -86,7 +140,8 @@ def chase_or_update(
   updates: optax.Updates,
   base_state: optax.OptState,
   params: optax.Params,
-) -> tuple[optax.Updates, optax.OptState, _info.Outcome]:
+  packed_info: _info.PackedInfo,
+) -> tuple[optax.Updates, optax.OptState, _info.PackedInfo]:
   """A chase in place of the base update, or else the base update.
 
   One slot holds the gradient that the base update is to take, or the update
@@ -95,11 +150,10 @@ def chase_or_update(
   """
   recover_grad = batch.grad is None
 
-  def run(carry):
+  def trip(carry: _Carry) -> _Carry:
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
-    slot, before = carry
-    inner = batch.inside(before.is_chased)
-    grad = optax.tree.cast_like(slot, updates)
+    inner = batch.inside(carry.packed_info, settings.chase_to)
+    grad = optax.tree.cast_like(carry.slot, updates)
     result = chase_from(
       settings,
       Base(base_update, base_state, params, grad),
@@ -120,19 +174,40 @@ def chase_or_update(
       result.left if recover_grad else grad,
       chased,
       params,
-      slot,
+      carry.slot,
     )
-    return left, outcome_of(result, inner.loss)
+    outcome = outcome_of(result, inner.loss)
+    return _Carry(
+      Status.after(~result.is_reverted),
+      left,
+      _info.with_chase(carry.packed_info, outcome),
+    )
 
-  # Wide enough for both a gradient and an update; a no-op where they agree.
-  slot = jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params)
-  slot, outcome = control_flow.run_once_if(
-    is_chase_due(settings, batch), run, (slot, _info.no_chase(batch.loss))
+  carry = _Carry(
+    Status.before(is_chase_due(settings, batch)),
+    # Wide enough for both a gradient and an update; a no-op where they agree.
+    jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params),
+    packed_info,
   )
-  is_kept = outcome.is_chased & ~outcome.is_reverted
+  carry = run_while_open(trip, carry)
   return *base_update_unless(
-    is_kept, base_update, updates, slot, base_state, params
-  ), outcome
+    carry.status == Status.MOVED,
+    base_update,
+    updates,
+    carry.slot,
+    base_state,
+    params,
+  ), carry.packed_info
+
+
+def run_while_open(trip: Callable[[Any], Any], carry: Any) -> Any:
+  """Trips until the `status` of the carry is that of a step that is over."""
+  return control_flow.while_loop(
+    lambda carry: Status.is_open(carry.status),
+    trip,
+    carry,
+    is_traced=_checks.is_traced(carry.status),
+  )
 
 
 def base_update_unless(
@@ -169,7 +244,8 @@ def update_then_chase(
   updates: optax.Updates,
   base_state: optax.OptState,
   params: optax.Params,
-) -> tuple[optax.Updates, optax.OptState, _info.Outcome]:
+  packed_info: _info.PackedInfo,
+) -> tuple[optax.Updates, optax.OptState, _info.PackedInfo]:
   """The base update, then a chase from where it led, or else in its place.
 
   The base state takes in the gradient that was found, chased or not, before the
@@ -182,9 +258,10 @@ def update_then_chase(
   base_updates, base_state = base_update(updates, base_state, params)
   base = base._replace(state=base_state)
 
-  def run(carry):
+  def trip(carry: _Carry) -> _Carry:
     """Chases; leaves all of the step's update, the base update included."""
-    base_updates, _ = carry
+    base_updates = carry.slot
+    inner = batch.inside(carry.packed_info, settings.chase_to)
     if settings.base_update_when_chasing:
       start, start_grad = optax.apply_updates(params, base_updates), None
     else:
@@ -192,7 +269,7 @@ def update_then_chase(
     result = chase_from(
       settings,
       base,
-      batch,
+      inner,
       updates,
       base_updates,
       start=start,
@@ -208,18 +285,23 @@ def update_then_chase(
       result.left,
       params,
     )
-    return left, outcome_of(result, batch.loss)
+    outcome = outcome_of(result, inner.loss)
+    return _Carry(
+      Status.after((result.num_steps > 0) & ~result.is_reverted),
+      left,
+      _info.with_chase(carry.packed_info, outcome),
+    )
 
-  base_updates, outcome = control_flow.run_once_if(
-    is_chase_due(settings, batch),
-    run,
-    (base_updates, _info.no_chase(batch.loss)),
+  carry = run_while_open(
+    trip,
+    _Carry(
+      Status.before(is_chase_due(settings, batch)), base_updates, packed_info
+    ),
   )
-  is_moved = outcome.num_chase_steps > 0
   base_state = stored_values.invalidate_if(
-    is_moved & ~outcome.is_reverted, base_state
+    carry.status == Status.MOVED, base_state
   )
-  return base_updates, base_state, outcome
+  return carry.slot, base_state, carry.packed_info
 
 
 class Base(NamedTuple):
@@ -366,8 +448,6 @@ def outcome_of(result: loop.ChaseResult, loss: jax.Array) -> _info.Outcome:
     final_loss=jnp.where(result.is_reverted, loss, result.loss),
     num_chase_steps=result.num_steps,
     num_evaluations=result.num_evaluations,
-    is_chased=~is_refused,
     is_reverted=result.is_reverted & ~is_refused,
     is_refused=is_refused,
-    is_undone=jnp.zeros((), bool),
   )

@@ -211,7 +211,6 @@ def around(
       state.packed_info,
       judged.loss,
       judged.reading,
-      _info.no_chase(judged.loss),
       False if is_skipped is None else is_skipped,
     )
     return step.updates, state_type(
