@@ -271,7 +271,7 @@ def kernels_of_a_step_in_a_scan(optimizer):
 
 @since_jax_0_10_2
 @pytest.mark.parametrize('base', BASES)
-@pytest.mark.parametrize(('probation', 'most'), [(False, 41), (True, 47)])
+@pytest.mark.parametrize(('probation', 'most'), [(False, 31), (True, 30)])
 def test_a_small_step_in_a_scan_pays_for_few_kernels(base, probation, most):
   """Much of what reads only numbers of the batch stays inside the loop."""
   chart = isgd_jax.default_chart(50)

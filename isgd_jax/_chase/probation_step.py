@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from isgd_jax import _checks
 from isgd_jax import _info
 from isgd_jax._chase import control_flow
 from isgd_jax._chase import loop
 from isgd_jax._chase import probation
 from isgd_jax._chase import step as chase_step
 from isgd_jax._chase import trees
+from isgd_jax._chase.step import Status
 
 
 class ProbationState(NamedTuple):
@@ -90,12 +92,10 @@ def chase_on_probation(
 
   def trip(carry: _Carry) -> _Carry:
     """Evaluates the rival, or chases."""
-    # A chase begins only where there is no rival.
-    is_probe = probation.unpack(carry.packed_trust).is_on_probation
+    is_probe = carry.status == Status.PROBE
     inner = batch.inside(carry.packed_info, settings.chase_to)
     is_flagged = chase_step.is_chase_due(settings, inner)
-    # As in `Batch.inside`: a product with the state, of the size of parameters.
-    _, frozen_state = jax.lax.optimization_barrier((carry.status, base_state))
+    frozen_state = chase_step.kept_inside(base_state, carry.status)
     grad = optax.tree.cast_like(carry.slot, updates)
 
     def judge_rival(packed_trust, loss):
@@ -144,8 +144,8 @@ def chase_on_probation(
       is_to_chase &= is_probe
       status = jnp.where(
         is_to_chase,
-        chase_step.Status.DUE,
-        chase_step.Status.after(is_undone | leads),
+        Status.DUE,
+        Status.after(is_undone | leads),
       )
       return _Decision(
         status,
@@ -158,7 +158,7 @@ def chase_on_probation(
 
     # Apart, as a loop of one trip: else all of this is compiled into the kernel
     # of each leaf.
-    is_due = carry.status == chase_step.Status.DUE
+    is_due = carry.status != Status.DONE
     decision = control_flow.run_once_if(
       is_due,
       decide,
@@ -182,12 +182,10 @@ def chase_on_probation(
 
   def trip_or_count(carry: _Carry) -> _Carry:
     """A trip, or one refusal less in the record of a pause."""
-    is_refused = carry.status == chase_step.Status.REFUSED
-    carry = control_flow.run_once_if(
-      carry.status == chase_step.Status.DUE, trip, carry
-    )
+    is_refused = carry.status == Status.REFUSED
+    carry = control_flow.run_once_if(~is_refused, trip, carry)
     return carry._replace(
-      status=jnp.where(is_refused, chase_step.Status.DONE, carry.status),
+      status=jnp.where(is_refused, Status.DONE, carry.status),
       packed_trust=probation.count_refused(carry.packed_trust, is_refused),
     )
 
@@ -199,22 +197,28 @@ def chase_on_probation(
     batch.num_extra_evaluations,
     settings.max_chase_steps,
   )
-  carry = chase_step.run_while_open(
+  carry = control_flow.while_loop(
+    lambda carry: carry.status >= Status.DUE,
     trip_or_count,
     _Carry(
       status=jnp.where(
-        admitted.pause < trust.pause,
-        chase_step.Status.REFUSED,
-        chase_step.Status.before(trust.is_on_probation | is_to_chase),
+        trust.is_on_probation,
+        Status.PROBE,
+        jnp.where(
+          admitted.pause < trust.pause,
+          Status.REFUSED,
+          Status.before(is_to_chase),
+        ),
       ),
       slot=jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params),
       rival=state.rival,
       packed_trust=state.packed_trust,
       packed_info=packed_info,
     ),
+    is_traced=_checks.is_traced(batch.loss),
   )
   new_updates, base_state = chase_step.base_update_unless(
-    carry.status == chase_step.Status.MOVED,
+    carry.status == Status.MOVED,
     base_update,
     updates,
     carry.slot,

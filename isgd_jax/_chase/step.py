@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isgd_jax import _checks
 from isgd_jax import _frozen_update
 from isgd_jax import _info
 from isgd_jax._charts import chart as chart_lib
@@ -97,25 +96,22 @@ class Status:
   DONE = 0
   # There is an update in the place of the gradient.
   MOVED = 1
-  # A trip is due.
+  # A chase is due.
   DUE = 2
+  # A rival is due to be evaluated, before any chase.
+  PROBE = 3
   # A chase was due and is put off, which is to be counted.
-  REFUSED = 3
+  REFUSED = 4
 
   @staticmethod
   def before(is_due: jax.Array) -> jax.Array:
-    """Of a step that may have a trip before it."""
+    """Of a step that may have a chase before it."""
     return jnp.where(is_due, Status.DUE, Status.DONE)
 
   @staticmethod
   def after(is_moved: jax.Array) -> jax.Array:
-    """Of a step without a further trip."""
+    """Of a step that has no further trip before it."""
     return jnp.where(is_moved, Status.MOVED, Status.DONE)
-
-  @staticmethod
-  def is_open(status: jax.Array) -> jax.Array:
-    """Whether the loop goes on."""
-    return status >= Status.DUE
 
 
 class _Carry(NamedTuple):
@@ -153,13 +149,14 @@ def chase_or_update(
   def trip(carry: _Carry) -> _Carry:
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
     inner = batch.inside(carry.packed_info, settings.chase_to)
+    frozen_state = kept_inside(base_state, carry.status)
     grad = optax.tree.cast_like(carry.slot, updates)
     result = chase_from(
       settings,
-      Base(base_update, base_state, params, grad),
+      Base(base_update, frozen_state, params, grad),
       inner,
       grad,
-      base_update(grad, base_state, params)[0],
+      base_update(grad, frozen_state, params)[0],
       start=params,
       start_grad=grad if recover_grad else batch.grad,
       recover_grad=recover_grad,
@@ -189,7 +186,7 @@ def chase_or_update(
     jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params),
     packed_info,
   )
-  carry = run_while_open(trip, carry)
+  carry = _run_if_due(trip, carry)
   return *base_update_unless(
     carry.status == Status.MOVED,
     base_update,
@@ -200,14 +197,17 @@ def chase_or_update(
   ), carry.packed_info
 
 
-def run_while_open(trip: Callable[[Any], Any], carry: Any) -> Any:
-  """Trips until the `status` of the carry is that of a step that is over."""
-  return control_flow.while_loop(
-    lambda carry: Status.is_open(carry.status),
-    trip,
-    carry,
-    is_traced=_checks.is_traced(carry.status),
-  )
+def kept_inside(state: optax.OptState, status: jax.Array) -> optax.OptState:
+  """The base state, for a loop that carries `status`.
+
+  As in `Batch.inside`: a product with the state, of the size of parameters.
+  """
+  return jax.lax.optimization_barrier((status, state))[1]
+
+
+def _run_if_due(trip: Callable[[_Carry], _Carry], carry: _Carry) -> _Carry:
+  """A trip, where one is due."""
+  return control_flow.run_once_if(carry.status == Status.DUE, trip, carry)
 
 
 def base_update_unless(
@@ -262,13 +262,14 @@ def update_then_chase(
     """Chases; leaves all of the step's update, the base update included."""
     base_updates = carry.slot
     inner = batch.inside(carry.packed_info, settings.chase_to)
+    of_trip = base._replace(state=kept_inside(base.state, carry.status))
     if settings.base_update_when_chasing:
       start, start_grad = optax.apply_updates(params, base_updates), None
     else:
       start, start_grad = params, grad
     result = chase_from(
       settings,
-      base,
+      of_trip,
       inner,
       updates,
       base_updates,
@@ -292,7 +293,7 @@ def update_then_chase(
       _info.with_chase(carry.packed_info, outcome),
     )
 
-  carry = run_while_open(
+  carry = _run_if_due(
     trip,
     _Carry(
       Status.before(is_chase_due(settings, batch)), base_updates, packed_info
