@@ -51,8 +51,7 @@ SMALL_TABLES = tuple(
   _BY_NAME[f'real-streams/{name}']
   for name in (
     *('sp500-1', 'phishing-1', 'water-flow-1', 'trump-approval-1'),
-    *('phishing-4', 'sp500-4', 'water-flow-4', 'trump-approval-4'),
-    *('elec2-16', 'elec2-64', 'shuttle-stream-64', 'flights-64'),
+    *('phishing-4', 'elec2-16', 'elec2-64'),
   )
 )
 # At no extra evaluation, beside `skip` and `reset`, which `real-streams` has.
