@@ -4,6 +4,7 @@ Deterministic guards of the speed promises: a regression fails without a clock.
 `benchmarks/` has the times.
 """
 
+import functools
 import itertools
 import re
 
@@ -42,32 +43,55 @@ def loss_fn(params, batch):
   return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, y))
 
 
-def compile_step(optimizer, donate, sizes=SIZES):
-  """The compiled training step."""
-  shapes = itertools.pairwise(sizes)
-  params = [(jnp.zeros(shape), jnp.zeros(shape[1])) for shape in shapes]
-  batch = (
-    jnp.zeros((BATCH_SIZE, sizes[0])),
-    jnp.zeros(BATCH_SIZE, jnp.int32),
-  )
-
+def training_step(optimizer):
   def step(params, opt_state, batch):
-    loss, grads = jax.value_and_grad(loss_fn)(params, batch)
+    value, grads = jax.value_and_grad(loss_fn)(params, batch)
     updates, opt_state = optimizer.update(
       grads,
       opt_state,
       params,
-      value=loss,
+      value=value,
       value_fn=lambda p: loss_fn(p, batch),
     )
     return optax.apply_updates(params, updates), opt_state
 
+  return step
+
+
+def layers(*sizes):
+  return [
+    (jnp.zeros(shape), jnp.zeros(shape[1]))
+    for shape in itertools.pairwise(sizes)
+  ]
+
+
+def compile_step(optimizer, donate, sizes=SIZES, batch_size=BATCH_SIZE):
+  """The compiled training step."""
+  params = layers(*sizes)
+  batch = (
+    jnp.zeros((batch_size, sizes[0])),
+    jnp.zeros(batch_size, jnp.int32),
+  )
   with jax.numpy_dtype_promotion('standard'):
     return (
-      jax.jit(step, donate_argnums=(0, 1) if donate else ())
+      jax.jit(training_step(optimizer), donate_argnums=(0, 1) if donate else ())
       .lower(params, optimizer.init(params), batch)
       .compile()
     )
+
+
+# What one test reads of a program, another reads something else of.
+@functools.cache
+def compiled_base(base, donate=True):
+  return compile_step(optax.with_extra_args_support(BASES[base]), donate)
+
+
+@functools.cache
+def compiled_isgd(base, donate=True, probation=True):
+  return compile_step(
+    isgd_jax.isgd(BASES[base], isgd_jax.shewhart(10), probation=probation),
+    donate,
+  )
 
 
 def entry_instructions(compiled):
@@ -90,18 +114,22 @@ def parameter_copies(compiled):
 def test_no_parameter_is_copied_on_a_step_without_a_chase(
   base, donate, probation
 ):
+  assert parameter_copies(compiled_isgd(base, donate, probation)) == []
+
+
+@pytest.mark.parametrize('probation', [False, True])
+def test_nor_is_the_window(probation):
   optimizer = isgd_jax.isgd(
-    BASES[base], isgd_jax.shewhart(1_000_000), probation=probation
+    BASES['adam'], isgd_jax.shewhart(1_000_000), probation=probation
   )
-  compiled = compile_step(optimizer, donate)
+  compiled = compile_step(optimizer, donate=True)
   assert parameter_copies(compiled) == []
-  if donate:  # Nor the window.
-    window = [
-      line
-      for line in entry_instructions(compiled)
-      if 'f32[1000,1000]' in line and ' copy(' in line
-    ]
-    assert window == []
+  window = [
+    line
+    for line in entry_instructions(compiled)
+    if 'f32[1000,1000]' in line and ' copy(' in line
+  ]
+  assert window == []
 
 
 OPTIONS = {
@@ -135,12 +163,10 @@ def test_nor_with_an_advanced_state_or_the_metric_of_the_base(option, donate):
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize('probation', [False, True])
 def test_one_data_dependent_branch_on_a_step_without_a_chase(base, probation):
-  optimizer = isgd_jax.isgd(
-    BASES[base], isgd_jax.shewhart(100), probation=probation
-  )
-  instructions = entry_instructions(compile_step(optimizer, donate=True))
   branches = [
-    line for line in instructions if re.search(r' (while|conditional)\(', line)
+    line
+    for line in entry_instructions(compiled_isgd(base, probation=probation))
+    if re.search(r' (while|conditional)\(', line)
   ]
   assert len(branches) == 1, branches
 
@@ -150,29 +176,24 @@ def test_one_data_dependent_branch_on_a_step_without_a_chase(base, probation):
 def test_the_base_update_and_the_gradient_are_computed_once(base):
   """As many matrix products before and after the chase as the base has."""
 
-  def num_products(optimizer):
+  def num_products(compiled):
     pattern = re.compile(r' dot\(|dot_general')
-    lines = entry_instructions(compile_step(optimizer, donate=True))
     return sum(
       bool(pattern.search(line.split('metadata')[0])) or '/dot_general' in line
-      for line in lines
+      for line in entry_instructions(compiled)
     )
 
-  isgd = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(100))
-  expected = num_products(optax.with_extra_args_support(BASES[base]))
-  assert num_products(isgd) == expected >= 5
+  expected = num_products(compiled_base(base))
+  assert num_products(compiled_isgd(base)) == expected >= 5
 
 
 @pytest.mark.parametrize('base', ['momentum', 'adam'])
 @pytest.mark.parametrize('probation', [False, True])
 def test_nothing_of_a_chase_is_computed_before_it_is_due(base, probation):
   """No product with the base state is hoisted out of the loop of the chase."""
-  optimizer = isgd_jax.isgd(
-    BASES[base], isgd_jax.shewhart(100), probation=probation
-  )
   shapes = '|'.join(rf'f32\[{a},{b}\]' for a, b in PARAM_SHAPES)
   pattern = re.compile(rf'= ({shapes}).*op_name="[^"]*while/body')
-  lines = entry_instructions(compile_step(optimizer, donate=True))
+  lines = entry_instructions(compiled_isgd(base, probation=probation))
   assert [line for line in lines if pattern.search(line)] == []
 
 
@@ -185,17 +206,16 @@ def test_peak_memory_is_at_most_1_3_copies_of_the_parameters_above_the_base(
 ):
   """And 2.3 with probation, which keeps one in its state."""
 
-  def live_bytes(optimizer):
-    memory = compile_step(optimizer, donate).memory_analysis()
+  def live_bytes(compiled):
+    memory = compiled.memory_analysis()
     return (
       memory.temp_size_in_bytes
       + memory.output_size_in_bytes
       - memory.alias_size_in_bytes
     )
 
-  isgd = isgd_jax.isgd(BASES[base], isgd_jax.shewhart(10), probation=probation)
-  extra = live_bytes(isgd) - live_bytes(
-    optax.with_extra_args_support(BASES[base])
+  extra = live_bytes(compiled_isgd(base, donate, probation)) - live_bytes(
+    compiled_base(base, donate)
   )
   one_copy = 4 * sum(np.prod(shape) + shape[1] for shape in PARAM_SHAPES)
   assert extra <= (2.3 if probation else 1.3) * one_copy, extra / one_copy
@@ -232,28 +252,17 @@ def lines_of(text, computation):
 
 def kernels_of_a_step_in_a_scan(optimizer):
   """Fusions and copies of a step in a scan; each costs tens of nanoseconds."""
-  params = [
-    (jnp.zeros((8, 32)), jnp.zeros(32)),
-    (jnp.zeros((32, 10)), jnp.zeros(10)),
-  ]
-
-  def step(carry, batch):
-    params, opt_state = carry
-    value, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      params,
-      value=value,
-      value_fn=lambda p: loss_fn(p, batch),
-    )
-    return (optax.apply_updates(params, updates), opt_state), value
-
+  step = training_step(optimizer)
+  params = layers(8, 32, 10)
   batches = jnp.zeros((64, 1, 8)), jnp.zeros((64, 1), jnp.int32)
   with jax.numpy_dtype_promotion('standard'):
     carry = params, optimizer.init(params)
     compiled = (
-      jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches))
+      jax.jit(
+        lambda carry, batches: jax.lax.scan(
+          lambda carry, batch: (step(*carry, batch), None), carry, batches
+        )
+      )
       .lower(carry, batches)
       .compile()
     )
@@ -288,27 +297,9 @@ def instructions_of_a_leaf_more(optimizer):
   """By how many instructions, kernels included, a leaf more adds to a step."""
 
   def num_instructions(num_layers):
-    params = [(jnp.zeros((8, 8)), jnp.zeros(8))] * num_layers
-    with jax.numpy_dtype_promotion('standard'):
-      opt_state = optimizer.init(params)
-      text = (
-        jax.jit(lambda params, opt_state, batch: step(params, opt_state, batch))
-        .lower(params, opt_state, (jnp.zeros((4, 8)), jnp.zeros(4, jnp.int32)))
-        .compile()
-        .as_text()
-      )
+    sizes = [8] * (num_layers + 1)
+    text = compile_step(optimizer, False, sizes, batch_size=4).as_text()
     return len(re.findall(r'^ +(?:ROOT )?%?[\w.-]+ = ', text, re.MULTILINE))
-
-  def step(params, opt_state, batch):
-    value, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      params,
-      value=value,
-      value_fn=lambda p: loss_fn(p, batch),
-    )
-    return optax.apply_updates(params, updates), opt_state
 
   return (num_instructions(6) - num_instructions(2)) / 8
 
@@ -341,14 +332,26 @@ REACTIONS = {
 REACTIONS['all'] = sum(REACTIONS.values(), ())
 
 
-@pytest.mark.parametrize('name', REACTIONS)
-@pytest.mark.parametrize('base', BASES)
+# Each of them over one base, and all at once over every one.
+REACTING = [
+  *((name, 'momentum') for name in REACTIONS),
+  *(('all', base) for base in BASES if base != 'momentum'),
+]
+
+
+@functools.cache
+def compiled_react(name, base, donate=True):
+  return compile_step(
+    isgd_jax.react(BASES[base], of_loss_and_norm(), *REACTIONS[name]), donate
+  )
+
+
+@pytest.mark.parametrize(('name', 'base'), REACTING)
 @pytest.mark.parametrize('donate', [False, True])
 def test_reactions_copy_no_parameter_and_branch_nowhere(name, base, donate):
   """None but the one that XLA makes for the base alone, where it donates."""
-  optimizer = isgd_jax.react(BASES[base], of_loss_and_norm(), *REACTIONS[name])
-  alone = optax.with_extra_args_support(BASES[base])
-  compiled, of_base = (compile_step(o, donate) for o in (optimizer, alone))
+  compiled = compiled_react(name, base, donate)
+  of_base = compiled_base(base, donate)
   copies, base_copies = map(parameter_copies, (compiled, of_base))
   assert len(copies) <= len(base_copies) <= 1
   # An older XLA scatters, in the gradient of the loss, by a loop.
@@ -360,21 +363,23 @@ def test_reactions_copy_no_parameter_and_branch_nowhere(name, base, donate):
 
 
 @since_jax_0_10_2
-@pytest.mark.parametrize('name', REACTIONS)
-@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize(('name', 'base'), REACTING)
 def test_reactions_to_the_norm_need_no_more_memory_than_clipping_by_it(
   name, base
 ):
   """A norm has all gradients be there at once, before the first is used."""
 
-  def temporary_bytes(optimizer):
-    return compile_step(optimizer, True).memory_analysis().temp_size_in_bytes
-
-  reacting = isgd_jax.react(BASES[base], of_loss_and_norm(), *REACTIONS[name])
   clipping = isgd_jax.skip_out_of_control(
     optax.chain(optax.clip_by_global_norm(1.0), BASES[base]),
     isgd_jax.shewhart(100),
   )
-  extra = temporary_bytes(reacting) - temporary_bytes(clipping)
+  extra, of_clipping = (
+    compiled.memory_analysis().temp_size_in_bytes
+    for compiled in (
+      compiled_react(name, base),
+      compile_step(clipping, donate=True),
+    )
+  )
+  extra -= of_clipping
   one_copy = 4 * sum(np.prod(shape) + shape[1] for shape in PARAM_SHAPES)
   assert extra <= 0.1 * one_copy, extra / one_copy

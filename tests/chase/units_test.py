@@ -17,7 +17,7 @@ SOLVERS = {
   # Its rate and the constraint's weight have units: loss^-2 and loss^2.
   'gradient_descent': lambda unit: isgd_jax.gradient_descent(0.002 / unit**2),
 }
-UNITS = [1e-6, 1e-3, 1e3, 1e6]
+UNITS = [1e-6, 1e6]
 
 
 def loss_fn(params, batch):
