@@ -241,7 +241,7 @@ def test_the_program_grows_in_proportion_to_the_number_of_leaves(solver):
     compiled = compile_step(optimizer, donate=True, sizes=(16,) * num_layers)
     return compiled.as_text().count('\n')
 
-  assert num_instructions(24) < 2.1 * num_instructions(12)
+  assert num_instructions(16) < 2.1 * num_instructions(8)
 
 
 def lines_of(text, computation):
@@ -301,7 +301,7 @@ def instructions_of_a_leaf_more(optimizer):
     text = compile_step(optimizer, False, sizes, batch_size=4).as_text()
     return len(re.findall(r'^ +(?:ROOT )?%?[\w.-]+ = ', text, re.MULTILINE))
 
-  return (num_instructions(6) - num_instructions(2)) / 8
+  return (num_instructions(4) - num_instructions(2)) / 4
 
 
 @since_jax_0_10_2

@@ -158,7 +158,7 @@ def chase_on_probation(
 
     # Apart, as a loop of one trip: else all of this is compiled into the kernel
     # of each leaf.
-    is_due = carry.status != Status.DONE
+    is_due = carry.status >= Status.DUE
     decision = control_flow.run_once_if(
       is_due,
       decide,

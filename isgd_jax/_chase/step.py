@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from isgd_jax import _frozen_update
@@ -93,15 +94,15 @@ class Status:
   after the loop.
   """
 
-  DONE = 0
+  DONE = np.int32(0)
   # There is an update in the place of the gradient.
-  MOVED = 1
+  MOVED = np.int32(1)
   # A chase is due.
-  DUE = 2
+  DUE = np.int32(2)
   # A rival is due to be evaluated, before any chase.
-  PROBE = 3
+  PROBE = np.int32(3)
   # A chase was due and is put off, which is to be counted.
-  REFUSED = 4
+  REFUSED = np.int32(4)
 
   @staticmethod
   def before(is_due: jax.Array) -> jax.Array:
