@@ -99,8 +99,8 @@ def describe_triggers(rows: Rows) -> list[str]:
     return []
   return [
     'Reactions over SGD and momentum, on the flags of the chart and on those '
-    "of others, the small tables. River's detectors flag few batches of these, "
-    'and where they flag none, the loss is that of the base.',
+    'of others, on small tables. Where a detector flags nothing, the loss is '
+    'that of the base.',
     markdown.markdown_table(header, lines),
   ]
 
