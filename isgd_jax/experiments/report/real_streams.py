@@ -312,7 +312,7 @@ def mean_ratio(verdicts: Iterable[RowVerdict]) -> float:
 
 
 def mean_cell(verdicts: Sequence[RowVerdict]) -> str:
-  """The same for a table, in brackets the worst row."""
+  """The geometric mean of the ratios and, in brackets, the worst row."""
   worst = max(v.ratio.median for v in verdicts)
   mean = markdown.number(mean_ratio(verdicts), 3)
   return f'{mean} ({markdown.number(worst, 2)})'
