@@ -1,7 +1,7 @@
 """What else a user would try on a stream, and harder streams for the chase.
 
 * `real-rivals`: reactions in place of the chase, on the real streams' tables.
-* `rivals-over-sgd`: the same over SGD and momentum, on the small tables.
+* `rivals-over-sgd`: the same over SGD and momentum.
 * `always-on`: optimizers that react to nothing, on the same tables.
 * `strengths`: some of these, weaker and stronger, on three small tables.
 * `over-no-momentum`: the chase over the best of these, Adam with b1 = 0.
@@ -20,21 +20,7 @@ from isgd_jax.experiments.runs.tasks import SCANNED_DRIFT
 from isgd_jax.experiments.runs.tasks import Task
 
 _BY_NAME = {task.name: task for task in real_streams.TASKS}
-# Where a chart can flag: with a window of 50, batches of 16 of the four small
-# tables are over before it is of use, and on the records of `real-streams` no
-# method differs from its base there. Flights in smaller batches take longer
-# than all others.
-TABLES = tuple(
-  _BY_NAME[f'real-streams/{name}']
-  for name in (
-    *('elec2-1', 'sp500-1', 'phishing-1', 'water-flow-1', 'shuttle-stream-1'),
-    *('trump-approval-1', 'elec2-4', 'phishing-4', 'shuttle-stream-4'),
-    *('sp500-4', 'water-flow-4', 'trump-approval-4'),
-    *('elec2-16', 'elec2-16-shuffled', 'shuttle-stream-16'),
-    *('shuttle-stream-16-shuffled', 'elec2-64', 'shuttle-stream-64'),
-    'flights-64',
-  )
-)
+TABLES = real_streams.TASKS
 _TWICE_OVER = ('random-reset', 'adwin-echo', 'page-hinkley-echo')
 # Without the oracle: nobody knows when a real stream changes.
 # A rate that falls, since a reset of Adam's count shortens the steps after it.
@@ -45,14 +31,6 @@ REAL_RIVALS = (
     for m in RIVALS
     if not m.name.startswith('oracle') and m.name not in _TWICE_OVER
   ),
-)
-# Where a run takes a second or less.
-SMALL_TABLES = tuple(
-  _BY_NAME[f'real-streams/{name}']
-  for name in (
-    *('sp500-1', 'phishing-1', 'water-flow-1', 'trump-approval-1'),
-    *('phishing-4', 'elec2-16', 'elec2-64'),
-  )
 )
 # At no extra evaluation, beside `skip` and `reset`, which `real-streams` has.
 # SGD has no state, so a reset of any part leaves it as it is; momentum has no
@@ -125,15 +103,23 @@ WRONG_TASKS = (
   *(_images_with_wrong(percent) for percent in (3, 10)),
 )
 
-REAL_TIME_TASKS = tuple(
-  dataclasses.replace(
+
+def _in_real_time(name: str) -> Task:
+  task = _BY_NAME[f'real-streams/{name}']
+  return dataclasses.replace(
     task,
-    name=f'real-time/{task.name.partition("/")[2]}',
+    name=f'real-time/{name}',
     title=f'{task.title}, in real time',
     is_real_time=True,
   )
-  for task in TABLES
-  if task.batch_size in (1, 16) and task.order == 'table'
+
+
+REAL_TIME_TASKS = tuple(
+  _in_real_time(name)
+  for name in (
+    *('elec2-1', 'sp500-1', 'phishing-1', 'water-flow-1', 'shuttle-stream-1'),
+    *('trump-approval-1', 'elec2-16', 'shuttle-stream-16'),
+  )
 )
 
 DOSE_TASKS = (

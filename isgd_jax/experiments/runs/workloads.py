@@ -327,7 +327,7 @@ _RIVALS = (
   Workload(
     'rivals-over-sgd',
     'Rivals that react, over SGD and momentum, real streams',
-    rivals.SMALL_TABLES,
+    rivals.TABLES,
     base_optimizers=('sgd', 'momentum'),
     methods=(*rivals.RIVALS_OVER_SGD, *rivals.TRIGGERED_OVER_SGD),
     has_loss_adaptive=False,

@@ -6,7 +6,7 @@ from isgd_jax.experiments.report.findings import read_findings
 from isgd_jax.experiments.runs import rivals as tasks_of
 from tests.experiments.report import synthetic
 
-TASKS = {task.name.partition('/')[2]: task for task in tasks_of.SMALL_TABLES}
+TASKS = {task.name.partition('/')[2]: task for task in tasks_of.TABLES}
 ALIKE = {'skip': 1.0, 'base-decayed': 1.0, 'rewarm-3': 1.0, 'shrink': 1.0}
 
 
