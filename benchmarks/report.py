@@ -285,12 +285,10 @@ def scan_cost(record: Record) -> list[str]:
     'Where streams are learned: many steps of a small network in one '
     '`lax.scan`, nothing flagged. Ratios of the fastest of many rounds, the '
     f'programs in turn. The bars: {bars}. What is left beyond the chart is a '
-    'loop that does not run, with its carry, and the gradient that has to be '
-    'there as an array to go through it. XLA on CPUs hands half of the kernels '
-    'that are ready to another thread where they are more than eight, at 10 to '
-    '30 us a step; after the loop all of the base update is ready at once, '
-    'which with Adam is two kernels a leaf. *Flattened*: '
-    '`isgd(optax.flatten(base))`, one leaf for the base.',
+    'loop that does not run, with its carry, and the gradient or update that '
+    'has to be there as an array to go through it. XLA on CPUs hands half of '
+    'the kernels that are ready to another thread where they are more than '
+    'eight, at 5 to 30 us a step.',
     markdown.markdown_table(
       ['step', 'base, us', *titles, f'compilation, {titles[-1]}'], lines
     ),

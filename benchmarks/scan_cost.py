@@ -44,9 +44,6 @@ METHODS = {
   'isgd, probation=False': lambda base: isgd_jax.isgd(
     base, _never_flagging(), probation=False
   ),
-  'isgd, flattened': lambda base: isgd_jax.isgd(
-    optax.flatten(base), _never_flagging()
-  ),
   'isgd': lambda base: isgd_jax.isgd(base, _never_flagging()),
 }
 

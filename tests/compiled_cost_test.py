@@ -250,8 +250,8 @@ def lines_of(text, computation):
   return lines[: lines.index('}')]
 
 
-def kernels_of_a_step_in_a_scan(optimizer):
-  """Fusions and copies of a step in a scan; each costs tens of nanoseconds."""
+def step_in_a_scan(optimizer):
+  """Instructions of a step of a small network in a scan."""
   step = training_step(optimizer)
   params = layers(8, 32, 10)
   batches = jnp.zeros((64, 1, 8)), jnp.zeros((64, 1), jnp.int32)
@@ -274,7 +274,11 @@ def kernels_of_a_step_in_a_scan(optimizer):
     # From jax 0.12 on a loop of little work is set apart, and called.
     called = re.search(r' call\(.*?to_apply=%?([\w.\-]+)', entry)[1]
     body = re.search(loop, '\n'.join(lines_of(text, called)))
-  lines = lines_of(text, body[1])
+  return lines_of(text, body[1])
+
+
+def num_kernels(lines):
+  """Fusions and copies; each costs tens of nanoseconds."""
   return sum(bool(re.search(r' (fusion|copy)\(', line)) for line in lines)
 
 
@@ -284,13 +288,42 @@ def kernels_of_a_step_in_a_scan(optimizer):
 def test_a_small_step_in_a_scan_pays_for_few_kernels(base, probation, most):
   """Much of what reads only numbers of the batch stays inside the loop."""
   chart = isgd_jax.default_chart(50)
-  of_base = kernels_of_a_step_in_a_scan(
-    optax.with_extra_args_support(BASES[base])
-  )
-  with_isgd = kernels_of_a_step_in_a_scan(
-    isgd_jax.isgd(BASES[base], chart, probation=probation)
+  of_base, with_isgd = (
+    num_kernels(step_in_a_scan(optimizer))
+    for optimizer in (
+      optax.with_extra_args_support(BASES[base]),
+      isgd_jax.isgd(BASES[base], chart, probation=probation),
+    )
   )
   assert of_base < with_isgd <= of_base + most
+
+
+@since_jax_0_10_2
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize('probation', [False, True])
+def test_few_kernels_are_ready_at_once_after_the_loop_of_a_small_step(
+  base, probation
+):
+  """From nine on XLA hands half of them to another thread."""
+  lines = step_in_a_scan(
+    isgd_jax.isgd(BASES[base], isgd_jax.default_chart(50), probation=probation)
+  )
+  (loop,) = (i for i, line in enumerate(lines) if ' while(' in line)
+  of_loop, of_kernels, ready = set(), set(), []
+  for line in lines[loop:]:
+    name, operation, arguments = re.match(
+      r'\s+(?:ROOT )?(%[\w.-]+) = .*? ([\w-]+)\((.*)', line
+    ).groups()
+    arguments = set(re.findall(r'%[\w.-]+', arguments))
+    if operation == 'while' or (
+      operation == 'get-tuple-element' and arguments & of_loop
+    ):
+      of_loop.add(name)
+    elif operation not in ('get-tuple-element', 'bitcast', 'tuple'):
+      if arguments & of_loop and not arguments & of_kernels:
+        ready.append(line)
+      of_kernels.add(name)
+  assert 0 < len(ready) <= 8
 
 
 def instructions_of_a_leaf_more(optimizer):
@@ -301,7 +334,8 @@ def instructions_of_a_leaf_more(optimizer):
     text = compile_step(optimizer, False, sizes, batch_size=4).as_text()
     return len(re.findall(r'^ +(?:ROOT )?%?[\w.-]+ = ', text, re.MULTILINE))
 
-  return (num_instructions(4) - num_instructions(2)) / 4
+  # All of them on one side of `goes_ahead`.
+  return (num_instructions(5) - num_instructions(3)) / 4
 
 
 @since_jax_0_10_2

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from isgd_jax import _checks
 
@@ -46,3 +47,15 @@ def while_loop(
         return carry
       carry = body(carry)
   return jax.lax.while_loop(condition, body, carry)
+
+
+def computed_once(flag: jax.Array) -> jax.Array:
+  """`flag`, a boolean scalar, in a kernel of its own.
+
+  XLA repeats a scalar in each kernel that broadcasts it, with all that it is
+  made of: a chart's limit, say, in a kernel for each leaf of the parameters.
+  What it holds to be expensive, as a root, it computes once.
+  """
+  if not _checks.is_traced(flag):
+    return flag
+  return jnp.sqrt(flag.astype(jnp.float32)) > 0

@@ -14,12 +14,15 @@ import optax
 
 from isgd_jax import _checks
 from isgd_jax import _info
+from isgd_jax._chase import base as base_lib
 from isgd_jax._chase import control_flow
 from isgd_jax._chase import loop
 from isgd_jax._chase import probation
 from isgd_jax._chase import step as chase_step
 from isgd_jax._chase import trees
-from isgd_jax._chase.step import Status
+from isgd_jax._chase.base import Base
+from isgd_jax._chase.base import BaseUpdate
+from isgd_jax._chase.base import Status
 
 
 class ProbationState(NamedTuple):
@@ -39,9 +42,9 @@ class _Carry(NamedTuple):
   """Carry of the loop over the trips of a step: a probe, then a chase."""
 
   status: jax.Array
-  # The gradient that the base update is to take or, once moved, an update that
-  # stands in its place.
+  # As in `base.Start`, or an update that stands in the place of the base's.
   slot: optax.Updates
+  base_state: optax.OptState
   rival: optax.Params
   packed_trust: probation.PackedTrust
   packed_info: _info.PackedInfo
@@ -74,7 +77,7 @@ def initial_state(
 
 def chase_on_probation(
   settings: chase_step.Settings,
-  base_update: chase_step.BaseUpdate,
+  base_update: BaseUpdate,
   batch: chase_step.Batch,
   updates: optax.Updates,
   base_state: optax.OptState,
@@ -89,13 +92,14 @@ def chase_on_probation(
   one begins, so the gradient lives through it and is never computed anew.
   """
   rules = settings.rules
+  is_ahead = base_lib.goes_ahead(base_state, params)
 
   def trip(carry: _Carry) -> _Carry:
     """Evaluates the rival, or chases."""
     is_probe = carry.status == Status.PROBE
     inner = batch.inside(carry.packed_info, settings.chase_to)
     is_flagged = chase_step.is_chase_due(settings, inner)
-    frozen_state = chase_step.kept_inside(base_state, carry.status)
+    frozen_state = base_lib.kept_inside(carry.base_state, carry.status)
     grad = optax.tree.cast_like(carry.slot, updates)
 
     def judge_rival(packed_trust, loss):
@@ -109,7 +113,7 @@ def chase_on_probation(
 
     result = chase_step.chase_from(
       settings,
-      chase_step.Base(base_update, frozen_state, params, grad),
+      Base(base_update, frozen_state, params, grad),
       inner,
       grad,
       base_update(grad, frozen_state, params)[0],
@@ -166,18 +170,32 @@ def chase_on_probation(
         carry.status, is_due & False, carry.packed_trust, carry.packed_info
       ),
     )
+    at = optax.tree.where(is_undone, result.left, params)
+    is_base = decision.status == Status.DONE
+    if is_ahead:
+      base_updates, new_state = base_lib.advance_if(
+        is_base, base_update, result.grad, frozen_state, at
+      )
+    else:
+      base_updates, _ = base_update(result.grad, frozen_state, at)
+      new_state = carry.base_state
     slot, rival = _place_candidates(
-      base_update,
-      frozen_state,
+      base_updates,
       params,
       carry.slot,
       result,
-      is_probe,
-      is_undone,
-      decision.leads,
+      is_probe=is_probe,
+      is_undone=is_undone,
+      leads=decision.leads,
+      is_base=is_base if is_ahead else None,
     )
     return _Carry(
-      decision.status, slot, rival, decision.packed_trust, decision.packed_info
+      decision.status,
+      slot,
+      new_state,
+      rival,
+      decision.packed_trust,
+      decision.packed_info,
     )
 
   def trip_or_count(carry: _Carry) -> _Carry:
@@ -197,32 +215,44 @@ def chase_on_probation(
     batch.num_extra_evaluations,
     settings.max_chase_steps,
   )
+  status = jnp.where(
+    trust.is_on_probation,
+    Status.PROBE,
+    jnp.where(
+      admitted.pause < trust.pause,
+      Status.REFUSED,
+      Status.before(is_to_chase),
+    ),
+  )
+  start = base_lib.before_loop(
+    is_ahead,
+    # As its status says; made of less, and so known earlier.
+    trust.is_on_probation | is_to_chase,
+    base_update,
+    updates,
+    base_state,
+    params,
+  )
   carry = control_flow.while_loop(
     lambda carry: carry.status >= Status.DUE,
     trip_or_count,
     _Carry(
-      status=jnp.where(
-        trust.is_on_probation,
-        Status.PROBE,
-        jnp.where(
-          admitted.pause < trust.pause,
-          Status.REFUSED,
-          Status.before(is_to_chase),
-        ),
-      ),
-      slot=jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params),
+      status=status,
+      slot=start.slot,
+      base_state=start.base_state,
       rival=state.rival,
       packed_trust=state.packed_trust,
       packed_info=packed_info,
     ),
     is_traced=_checks.is_traced(batch.loss),
   )
-  new_updates, base_state = chase_step.base_update_unless(
+  new_updates, base_state = base_lib.after_loop(
+    is_ahead,
     carry.status == Status.MOVED,
     base_update,
-    updates,
+    start.like,
     carry.slot,
-    base_state,
+    carry.base_state,
     params,
   )
   return (
@@ -270,14 +300,15 @@ def _reported(
 
 
 def _place_candidates(
-  base_update: chase_step.BaseUpdate,
-  base_state: optax.OptState,
+  base_updates: optax.Updates,
   params: optax.Params,
   slot: optax.Updates,
   result: loop.ChaseResult,
+  *,
   is_probe: jax.Array,
   is_undone: jax.Array,
   leads: jax.Array,
+  is_base: jax.Array | None,
 ) -> tuple[optax.Updates, optax.Params]:
   """What goes into the slot, and the rival that the next batch meets.
 
@@ -285,9 +316,21 @@ def _place_candidates(
   * A rival that has not: it takes the base update of the leader along.
   * A chase that leads: the step is the chase, and the rival the base update.
   * A chase in the shadow: the rival is where it led.
+
+  Args:
+    base_updates: the base update of whoever is in use now.
+    params: the parameters.
+    slot: as it was.
+    result: of the trip.
+    is_probe: whether the trip evaluated the rival, boolean scalar.
+    is_undone: whether the rival has won, boolean scalar.
+    leads: whether a chase leads, boolean scalar.
+    is_base: whether the step is a base update, which then goes into the slot,
+      boolean scalar. None leaves the gradient there.
+
+  Returns:
+    The slot and the rival.
   """
-  at = optax.tree.where(is_undone, result.left, params)
-  base_updates, _ = base_update(result.grad, base_state, at)
 
   def added(left: jax.Array, base: jax.Array) -> jax.Array:
     """As `optax.apply_updates`, also where gradients are wider."""
@@ -297,9 +340,10 @@ def _place_candidates(
   def next_slot(slot, grad, left, base, old):
     won = trees.difference(added(left, base), old)
     moved = jnp.where(is_undone, won, trees.difference(left, old))
-    return jnp.where(
-      is_undone | leads, moved.astype(slot.dtype), grad.astype(slot.dtype)
-    )
+    stays = grad.astype(slot.dtype)
+    if is_base is not None:
+      stays = jnp.where(is_base, base.astype(slot.dtype), stays)
+    return jnp.where(is_undone | leads, moved.astype(slot.dtype), stays)
 
   def next_rival(left, base, old):
     start = jnp.where(leads, old, left)

@@ -11,16 +11,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from isgd_jax import _frozen_update
 from isgd_jax import _info
 from isgd_jax._charts import chart as chart_lib
+from isgd_jax._chase import base as base_lib
 from isgd_jax._chase import control_flow
 from isgd_jax._chase import loop
 from isgd_jax._chase import stored_values
 from isgd_jax._chase import trees
+from isgd_jax._chase.base import Base
+from isgd_jax._chase.base import BaseUpdate
+from isgd_jax._chase.base import Status
 from isgd_jax._chase.probation import DEFAULT_RULES
 from isgd_jax._chase.probation import Rules
 from isgd_jax._chase.subproblem import Subproblem
@@ -83,51 +85,13 @@ class Batch(NamedTuple):
     )
 
 
-class Status:
-  """Where a step is; int32 numbers, carried through its loop.
-
-  One number and not booleans, and made of the loss: a constant that a loop
-  begins with is a kernel of its own, which waits for nothing. XLA on CPUs runs
-  kernels one after the other until more than eight are ready at once, and then
-  hands half of them to another thread: 10 to 20 microseconds a step, more than
-  all of a chart. The same is why nothing but the base update may be left to do
-  after the loop.
-  """
-
-  DONE = np.int32(0)
-  # There is an update in the place of the gradient.
-  MOVED = np.int32(1)
-  # A chase is due.
-  DUE = np.int32(2)
-  # A rival is due to be evaluated, before any chase.
-  PROBE = np.int32(3)
-  # A chase was due and is put off, which is to be counted.
-  REFUSED = np.int32(4)
-
-  @staticmethod
-  def before(is_due: jax.Array) -> jax.Array:
-    """Of a step that may have a chase before it."""
-    return jnp.where(is_due, Status.DUE, Status.DONE)
-
-  @staticmethod
-  def after(is_moved: jax.Array) -> jax.Array:
-    """Of a step that has no further trip before it."""
-    return jnp.where(is_moved, Status.MOVED, Status.DONE)
-
-
 class _Carry(NamedTuple):
   """Carry of the loop around a chase, of one trip."""
 
   status: jax.Array
   slot: optax.Updates
+  base_state: optax.OptState
   packed_info: _info.PackedInfo
-
-
-# Optax's `update`, with the extra arguments bound: (updates, state, params).
-BaseUpdate = Callable[
-  [optax.Updates, optax.OptState, optax.Params],
-  tuple[optax.Updates, optax.OptState],
-]
 
 
 def chase_or_update(
@@ -142,15 +106,23 @@ def chase_or_update(
   """A chase in place of the base update, or else the base update.
 
   One slot holds the gradient that the base update is to take, or the update
-  that the chase left. It passes through the loop in place, so that a step
-  without a chase copies nothing.
+  that the step is. It passes through the loop in place, so that a step without
+  a chase copies nothing.
   """
   recover_grad = batch.grad is None
+  is_ahead = base_lib.goes_ahead(base_state, params)
+
+  def take_base_update(slot_and_state):
+    slot, state = slot_and_state
+    base_updates, state = base_update(
+      optax.tree.cast_like(slot, updates), state, params
+    )
+    return optax.tree.cast_like(base_updates, slot), state
 
   def trip(carry: _Carry) -> _Carry:
     """Chases from `params`; leaves its update, or the gradient, in the slot."""
     inner = batch.inside(carry.packed_info, settings.chase_to)
-    frozen_state = kept_inside(base_state, carry.status)
+    frozen_state = base_lib.kept_inside(carry.base_state, carry.status)
     grad = optax.tree.cast_like(carry.slot, updates)
     result = chase_from(
       settings,
@@ -174,68 +146,43 @@ def chase_or_update(
       params,
       carry.slot,
     )
+    new_state = carry.base_state
+    if is_ahead:
+      # Apart: else the base update is compiled into what undoes a chase.
+      left, new_state = control_flow.run_once_if(
+        result.is_reverted, take_base_update, (left, new_state)
+      )
     outcome = outcome_of(result, inner.loss)
     return _Carry(
       Status.after(~result.is_reverted),
       left,
+      new_state,
       _info.with_chase(carry.packed_info, outcome),
     )
 
-  carry = _Carry(
-    Status.before(is_chase_due(settings, batch)),
-    # Wide enough for both a gradient and an update; a no-op where they agree.
-    jax.tree.map(lambda g, p: trees.promote(g, p)[0], updates, params),
-    packed_info,
+  is_due = is_chase_due(settings, batch)
+  start = base_lib.before_loop(
+    is_ahead, is_due, base_update, updates, base_state, params
   )
-  carry = _run_if_due(trip, carry)
-  return *base_update_unless(
+  carry = _run_if_due(
+    trip,
+    _Carry(Status.before(is_due), start.slot, start.base_state, packed_info),
+  )
+  new_updates, base_state = base_lib.after_loop(
+    is_ahead,
     carry.status == Status.MOVED,
     base_update,
-    updates,
+    start.like,
     carry.slot,
-    base_state,
+    carry.base_state,
     params,
-  ), carry.packed_info
-
-
-def kept_inside(state: optax.OptState, status: jax.Array) -> optax.OptState:
-  """The base state, for a loop that carries `status`.
-
-  As in `Batch.inside`: a product with the state, of the size of parameters.
-  """
-  return jax.lax.optimization_barrier((status, state))[1]
+  )
+  return new_updates, base_state, carry.packed_info
 
 
 def _run_if_due(trip: Callable[[_Carry], _Carry], carry: _Carry) -> _Carry:
   """A trip, where one is due."""
   return control_flow.run_once_if(carry.status == Status.DUE, trip, carry)
-
-
-def base_update_unless(
-  is_moved: jax.Array,
-  base_update: BaseUpdate,
-  updates: optax.Updates,
-  slot: optax.Updates,
-  base_state: optax.OptState,
-  params: optax.Params,
-) -> tuple[optax.Updates, optax.OptState]:
-  """The base update of the gradient in the slot, or the update that is there.
-
-  The base state is left as it was where the slot has an update, and the values
-  of the loss in it are then those of other parameters.
-  """
-  base_updates, base_state = _frozen_update.update_unless(
-    is_moved,
-    base_update,
-    optax.tree.cast_like(slot, updates),
-    base_state,
-    params,
-  )
-  base_state = stored_values.invalidate_if(is_moved, base_state)
-  new_updates = jax.tree.map(
-    lambda s, u: jnp.where(is_moved, s.astype(u.dtype), u), slot, base_updates
-  )
-  return new_updates, base_state
 
 
 def update_then_chase(
@@ -263,7 +210,9 @@ def update_then_chase(
     """Chases; leaves all of the step's update, the base update included."""
     base_updates = carry.slot
     inner = batch.inside(carry.packed_info, settings.chase_to)
-    of_trip = base._replace(state=kept_inside(base.state, carry.status))
+    of_trip = base._replace(
+      state=base_lib.kept_inside(carry.base_state, carry.status)
+    )
     if settings.base_update_when_chasing:
       start, start_grad = optax.apply_updates(params, base_updates), None
     else:
@@ -291,63 +240,23 @@ def update_then_chase(
     return _Carry(
       Status.after((result.num_steps > 0) & ~result.is_reverted),
       left,
+      carry.base_state,
       _info.with_chase(carry.packed_info, outcome),
     )
 
   carry = _run_if_due(
     trip,
     _Carry(
-      Status.before(is_chase_due(settings, batch)), base_updates, packed_info
+      Status.before(is_chase_due(settings, batch)),
+      base_updates,
+      base_state,
+      packed_info,
     ),
   )
   base_state = stored_values.invalidate_if(
-    carry.status == Status.MOVED, base_state
+    carry.status == Status.MOVED, carry.base_state
   )
   return carry.slot, base_state, carry.packed_info
-
-
-class Base(NamedTuple):
-  """The base optimizer at this step, to be asked and not to be advanced."""
-
-  update: BaseUpdate
-  state: optax.OptState
-  params: optax.Params
-  updates: optax.Updates
-
-  def response(self, grad: optax.Updates) -> optax.Updates:
-    """Half of `update(-grad) - update(grad)`: what is in both of them cancels.
-
-    The probe is the gradient itself. A hundredth of it would leave Adam's
-    second moment nearer to what it was (a cosine of 1.00 with that metric,
-    where the gradient itself has 0.999 at its usual size and 0.94 at ten
-    times), but is lost in rounding (0.96 in bfloat16), and hands the whole step
-    to parameters that had no gradient before.
-    """
-    grad = optax.tree.cast_like(grad, self.updates)
-    updates, _ = self.update(grad, self.state, self.params)
-    opposite, _ = self.update(
-      jax.tree.map(jnp.negative, grad), self.state, self.params
-    )
-    return jax.tree.map(trees.half_difference, opposite, updates)
-
-  def points_uphill(
-    self, updates: optax.Updates, grad: optax.Updates, dtype: Any
-  ) -> jax.Array:
-    """Whether the base optimizer's answer to `updates` climbs along `grad`.
-
-    So it does where the sign and the rate come after `isgd` in a chain. Its
-    update alone does not tell: old momentum may climb, and often does where a
-    chase is due. (L-BFGS, whose memory takes in the difference to the gradient
-    before, may seem to climb too, and is then not chased with.)
-    """
-    if stored_values.has_any(self.state):
-      # A line search sees to its own direction, and is dear to ask.
-      return jnp.zeros((), bool)
-    response = self.response(updates)
-    slope = jax.tree.map(
-      lambda g, r: jnp.sum(g.astype(dtype) * r.astype(dtype)), grad, response
-    )
-    return trees.sum_of(jax.tree.leaves(slope), dtype) < 0
 
 
 def chase_from(

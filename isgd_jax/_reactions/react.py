@@ -13,7 +13,9 @@ from isgd_jax import _frozen_update
 from isgd_jax import _info
 from isgd_jax._charts import judging
 from isgd_jax._charts import statistics
+from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
+from isgd_jax._chase import control_flow
 from isgd_jax._chase import value_fn as value_fns
 from isgd_jax._reactions.reaction import Reaction
 from isgd_jax._reactions.reaction import ReactionStep
@@ -176,7 +178,7 @@ def around(
       updates=updates,
       base_state=state.base_state,
       params=params,
-      reading=judged.reading,
+      reading=_computed_once(judged.reading),
       statistics=names,
       values=judged.values,
       is_finite=judged.is_finite,
@@ -232,6 +234,16 @@ def _run(
     if act is not None:
       states[reaction.name], step = act(states[reaction.name], step)
   return step
+
+
+def _computed_once(reading: ChartReading) -> ChartReading:
+  """Its flags, which reactions broadcast, in kernels of their own."""
+  parts = reading.parts
+  return reading._replace(
+    is_above=control_flow.computed_once(reading.is_above),
+    is_below=control_flow.computed_once(reading.is_below),
+    parts=None if parts is None else tuple(map(_computed_once, parts)),
+  )
 
 
 def _check_reactions(

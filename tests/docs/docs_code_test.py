@@ -15,7 +15,6 @@ import sys
 import tomllib
 import types
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,30 +96,6 @@ def check_charts(names):
     state, reading = update(state, jnp.float32(loss))
     flags.append(bool(reading.is_above))
   assert flags == [False, False, True, False, False, True]
-
-
-def check_costs(names):
-  """The flattened base takes Adam's own steps, with a leaf for each moment."""
-  params = {'w': jnp.ones((3, 2)), 'b': jnp.zeros(2)}
-
-  def half_the_square(params):
-    return optax.tree.norm(params, squared=True) / 2
-
-  def after_three_steps(optimizer):
-    state, at = optimizer.init(params), params
-    for _ in range(3):
-      value, grad = jax.value_and_grad(half_the_square)(at)
-      updates, state = optimizer.update(
-        grad, state, at, value=value, value_fn=half_the_square
-      )
-      at = optax.apply_updates(at, updates)
-    return state, at
-
-  chart = isgd_jax.default_chart(50)
-  _, wanted = after_three_steps(isgd_jax.isgd(optax.adam(0.01), chart))
-  state, at = after_three_steps(names['optimizer'])
-  chex.assert_trees_all_close(at, wanted, rtol=1e-6)
-  assert optax.tree.get(state, 'mu').shape == (8,)
 
 
 def check_streams(names):
@@ -282,7 +257,6 @@ CHECKS = {
   'README.md': check_readme,
   'docs/charts.md': check_charts,
   'docs/checkpoints.md': check_checkpoints,
-  'docs/costs.md': check_costs,
   'docs/flax_equinox.md': check_flax_equinox,
   'docs/from_other_frameworks.md': check_from_other_frameworks,
   'docs/getting_started.md': check_getting_started,
