@@ -22,7 +22,6 @@ from isgd_jax._charts import statistics
 from isgd_jax._charts.chart import ChartReading
 from isgd_jax._charts.chart import ControlChart
 from isgd_jax._charts.chart import loss_limit_of
-from isgd_jax._chase import base as base_lib
 from isgd_jax._chase import probation_step
 from isgd_jax._chase import solvers
 from isgd_jax._chase import step as chase_step
@@ -443,11 +442,7 @@ def _make(
         axis_name=settings.axis_name,
         shard_weight=shard_weight,
       )
-      # Known before the info of this step, which an update ahead then need not
-      # await; where there is none, to read it so late costs three copies.
-      is_ahead = base_lib.goes_ahead(state.base_state, params)
-      counts = _info.unpack(state.packed_info if is_ahead else packed_info)
-      num_counted = 0 if is_ahead else 1
+      info = _info.unpack(packed_info)
       batch = chase_step.Batch(
         loss=judged.loss,
         grad=grad,
@@ -455,10 +450,8 @@ def _make(
         is_undertrained=judged.reading.is_above,
         target=_target(settings.chase_to, judged.reading),
         sigma=judged.reading.sigma,
-        num_training_steps=counts.num_steps - num_counted,
-        num_extra_evaluations=(
-          counts.num_gradient_evaluations - counts.num_steps
-        ),
+        num_training_steps=info.num_steps - 1,
+        num_extra_evaluations=info.num_gradient_evaluations - info.num_steps,
       )
       args = updates, state.base_state, params, packed_info
       if has_probation:
