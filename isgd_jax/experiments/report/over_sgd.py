@@ -56,9 +56,9 @@ def summarize_over_sgd(rows: Rows) -> str:
     for m, vs in everywhere.items()
   )
   return (
-    '**Rivals over SGD and momentum**, on the small tables, at no extra '
-    'evaluation; losses are of the base alone, geometric means. By 1 % or more '
-    f'beyond both the base and the chase over it: {"; ".join(beaten) or "none"}'
+    '**Rivals over SGD and momentum**, at no extra evaluation; losses are of '
+    'the base alone, geometric means. By 1 % or more beyond both the base and '
+    f'the chase over it: {"; ".join(beaten) or "none"}'
     f'. Never worse than the base: {harm}. A rate that falls to zero has to '
     "know the stream's length. SGD has no state, so a reset of any part leaves "
     'it as it is; momentum has no count, and its moments are all of its state.'

@@ -170,7 +170,8 @@ def describe_rivals(rows: Rows) -> list[str]:
     *describe_triggers(rows),
     *filter(None, [describe_strengths(rows)]),
     '### Rivals, row by row',
-    _row_table(rows, kinds),
+    'The loss over that of the tuned Adam.',
+    *(_row_table(rows, kind) for kind in kinds),
   ]
 
 
@@ -314,9 +315,9 @@ def _summary_table(
   return markdown.markdown_table(header, lines)
 
 
-def _row_table(rows: Rows, kinds: Iterable[Kind]) -> str:
-  """Every row: rivals down, tasks across would be too wide, so tasks down."""
-  tasks = [task for kind in kinds for task in _tasks_with_rivals(rows, kind)]
+def _row_table(rows: Rows, kind: Kind) -> str:
+  """Every row of a kind: rivals down, tasks across."""
+  tasks = _tasks_with_rivals(rows, kind)
   of_tasks = {task: rivals_on(rows, task) for task in tasks}
   names = dict.fromkeys(m for found in of_tasks.values() for m in found)
   lines = [
@@ -332,5 +333,5 @@ def _row_table(rows: Rows, kinds: Iterable[Kind]) -> str:
     for method in names
   ]
   return markdown.markdown_table(
-    ['loss of the tuned Adam', *(short(task) for task in tasks)], lines
+    [kind.title, *(short(task) for task in tasks)], lines
   )

@@ -99,7 +99,7 @@ def describe_triggers(rows: Rows) -> list[str]:
     return []
   return [
     'Reactions over SGD and momentum, on the flags of the chart and on those '
-    'of others, on small tables. Where a detector flags nothing, the loss is '
+    'of others. Where a detector flags nothing, the loss is '
     'that of the base.',
     markdown.markdown_table(header, lines),
   ]
