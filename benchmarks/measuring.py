@@ -84,7 +84,11 @@ def stepper(compiled: Any, carry: Any, *args: Any) -> Callable[[], Any]:
 
 
 def compile_seconds(lower: Callable[[], Any]) -> tuple[Any, float]:
-  """Compiles what `lower` lowers; the least time of three, or of a long one."""
+  """Compiles what `lower` lowers; the least time of three, or of a long one.
+
+  `lower` is to trace a new function each time. Of one that was compiled before
+  JAX would hand out the program that it has, in no time.
+  """
   seconds: list[float] = []
   while len(seconds) < 3 and sum(seconds) < 10:
     lowered = lower()

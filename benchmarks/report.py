@@ -272,7 +272,6 @@ def scan_cost(record: Record) -> list[str]:
         f'{row["network"]}; {row["base"]}',
         f'{row["base_us"]:.1f}',
         *(_barred(row[name]['fastest'], bar, 2) for name in names),
-        f'{row[names[-1]]["compile"]:.1f}',
       ]
     )
   titles = [f'`{name}`' for name in names]
@@ -289,9 +288,7 @@ def scan_cost(record: Record) -> list[str]:
     'has to be there as an array to go through it. XLA on CPUs hands half of '
     'the kernels that are ready to another thread where they are more than '
     'eight, at 5 to 30 us a step.',
-    markdown.markdown_table(
-      ['step', 'base, us', *titles, f'compilation, {titles[-1]}'], lines
-    ),
+    markdown.markdown_table(['step', 'base, us', *titles], lines),
   ]
 
 
