@@ -150,6 +150,7 @@ def test_statistics_keep_small_noise_on_a_large_loss(window_size):
     np.testing.assert_allclose(readings.sigma[t], window.std(), rtol=2e-5)
 
 
+@pytest.mark.one_version
 def test_statistics_of_a_million_losses():
   """A full window of 10^6 and 1,500 more losses, whose level then rises."""
   window_size = 1_000_000

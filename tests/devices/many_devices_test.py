@@ -20,7 +20,17 @@ FILES = sorted(FOLDER.glob('*_test.py'))
 
 @pytest.mark.timeout(900)
 @pytest.mark.every_case
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+  'path',
+  [
+    # A page, as all of them.
+    pytest.param(path, marks=pytest.mark.one_version)
+    if path.stem == 'docs_test'
+    else path
+    for path in FILES
+  ],
+  ids=lambda path: path.stem,
+)
 def test_on_eight_devices(path, pytestconfig):
   environment = os.environ | {
     'JAX_NUM_CPU_DEVICES': '8',
