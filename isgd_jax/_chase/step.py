@@ -148,7 +148,7 @@ def chase_or_update(
     )
     new_state = carry.base_state
     if is_ahead:
-      # Apart: else the base update is compiled into what undoes a chase.
+      # A loop of its own: a chase that is kept needs no base update.
       left, new_state = control_flow.run_once_if(
         result.is_reverted, take_base_update, (left, new_state)
       )

@@ -11,6 +11,7 @@ import isgd_jax
 from isgd_jax._chase import base as base_lib
 from isgd_jax._chase.probation import Rules
 from tests import helpers
+from tests.chase.linear import train
 
 BASES = {
   'sgd': lambda: optax.sgd(0.05),
@@ -52,11 +53,6 @@ def test_goes_ahead_where_the_state_has_more_leaves_than_one_thread_runs(
   assert base_lib.goes_ahead(state, params) is expected
 
 
-def loss_fn(params, batch):
-  x, y = batch
-  return jnp.mean(jnp.square(x @ params['w'] + params['b'] - y))
-
-
 def drifting(num_steps, seed):
   """Small noisy batches whose targets move at times: chases of every kind."""
   rng = np.random.default_rng(seed)
@@ -65,29 +61,6 @@ def drifting(num_steps, seed):
     noise = rng.standard_t(2, size=2)
     shift = 8.0 * (step // 60 % 2) if step > 60 else 0.0
     yield x, (x.sum(axis=1) + shift + noise).astype(np.float32)
-
-
-def train(optimizer, batches, *, passes_grad):
-  """What each step left."""
-
-  @jax.jit
-  def step(params, opt_state, batch):
-    value, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      params,
-      value=value,
-      value_fn=lambda p: loss_fn(p, batch),
-      **({'grad': grads} if passes_grad else {}),
-    )
-    return optax.apply_updates(params, updates), opt_state
-
-  params = {'w': jnp.zeros(3), 'b': jnp.zeros(())}
-  opt_state = optimizer.init(params)
-  for batch in batches:
-    params, opt_state = step(params, opt_state, batch)
-    yield params, opt_state
 
 
 @pytest.mark.parametrize(

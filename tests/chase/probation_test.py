@@ -10,38 +10,13 @@ import pytest
 import isgd_jax
 from isgd_jax._chase import probation
 from tests import helpers
+from tests.chase.linear import loss_fn
+from tests.chase.linear import train
 
 BASES = {
   'momentum': lambda: optax.sgd(0.02, momentum=0.9),
   'adam': lambda: helpers.relaxed(optax.adam(0.02)),
 }
-
-
-def loss_fn(params, batch):
-  x, y = batch
-  return jnp.mean(jnp.square(x @ params['w'] + params['b'] - y))
-
-
-def train(optimizer, batches, *, is_jitted=True):
-  """Parameters and state after every step."""
-
-  def step(params, opt_state, batch):
-    value, grads = jax.value_and_grad(loss_fn)(params, batch)
-    updates, opt_state = optimizer.update(
-      grads,
-      opt_state,
-      params,
-      value=value,
-      value_fn=lambda p: loss_fn(p, batch),
-    )
-    return optax.apply_updates(params, updates), opt_state
-
-  step = jax.jit(step) if is_jitted else step
-  params = {'w': jnp.zeros(3), 'b': jnp.zeros(())}
-  opt_state = optimizer.init(params)
-  for batch in batches:
-    params, opt_state = step(params, opt_state, batch)
-    yield params, opt_state
 
 
 def noisy(num_steps, *, seed=0, spread=3.0):
