@@ -28,8 +28,8 @@ from isgd_jax._chase import trees
 
 # Kernels that XLA leaves to one thread; one for each leaf.
 _MOST_READY = 8
-# With 26,000 parameters a step is a tenth faster so, with 100,000 the second pass
-# over the update makes it a quarter slower.
+# With 26,000 parameters a step is a tenth faster so; with 100,000 the second
+# pass over the update makes it a quarter slower.
 _FEW_PARAMS = 2**15
 
 # Optax's `update`, with the extra arguments bound: (updates, state, params).
